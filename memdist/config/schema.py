@@ -1,0 +1,256 @@
+"""The groups of settings that every run has; each field with its meaning, unit and range."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import pydantic
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+
+
+def _absolute(path: Path) -> Path:
+    if "\0" in str(path):
+        raise ValueError("a path without a NUL character")
+    return path.expanduser().absolute()
+
+
+Folder = Annotated[Path, AfterValidator(_absolute)]
+
+
+def runtime(default: Any, **constraints: Any) -> Any:
+    """Declare a field that may change between the legs of one run."""
+    return Field(default, json_schema_extra={"runtime": True}, **constraints)
+
+
+class Settings(BaseModel):
+    """Base of every group of settings: frozen, no unknown keys, a docstring for each field."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        use_attribute_docstrings=True,
+        validate_default=True,
+        allow_inf_nan=False,
+        protected_namespaces=(),
+    )
+
+
+class Data(Settings):
+    """Pairs of pictures and maps, and how they are split."""
+
+    images: Folder | None = runtime(None)
+    """Folder of pictures. Its content is part of the run's identity, its place is not."""
+    maps: Folder | None = runtime(None)
+    """Folder of maps with the pictures' stems."""
+    size: Count = 64
+    """Height and width in pixels to which pictures and maps are resized for training."""
+    map_channels: Literal[1, 3] = 3
+    """Channels of a map: 3 for colour, 1 for grey."""
+    val: Fraction | Folder = 0.1
+    """Validation split: fraction of all pairs (0 < f < 1), or a text file of stems, one a line."""
+    test: Fraction | Folder = 0.2
+    """Test split: fraction of all pairs (0 for none: scores are then marked as selected on), or a text file of stems."""
+    train: Folder | None = None
+    """Text file of the stems to train on; without it, all that are in neither val nor test."""
+    split_seed: Seed = 0
+    """Seed of the ranking by which fractions are cut; apart from `seed`, so that runs with other seeds share their split."""
+    cache: Folder | None = runtime(None)
+    """Folder of decoded pictures, shared by runs; default $MEMDIST_CACHE, else memdist in $XDG_CACHE_HOME or
+    ~/.cache."""
+    resident: Literal["auto", "device", "host"] = runtime("auto")
+    """Where decoded pictures live: on the device, in host memory, or on the device when they fit in a quarter of what is free."""
+
+
+class Augment(Settings):
+    """Probabilities with which a training pair is changed; geometry is shared by picture and map."""
+
+    flip: Fraction = 0.0
+    """Mirror left and right, probability."""
+    translation: Fraction = 0.9
+    """Shift by up to an eighth of the size, zero (grey) padding, probability (DiffAugment)."""
+    cutout: Fraction = 0.9
+    """Blank a square of half the size, probability (DiffAugment)."""
+    colour: Fraction = 0.0
+    """Change the picture's brightness, saturation and contrast, probability (DiffAugment); never the map's."""
+
+
+class Batch(Settings):
+    """Pictures in one optimiser step."""
+
+    size: Count = 16
+    """Pictures in one optimiser step, over all ranks and micro-batches."""
+    micro: Count | None = runtime(None)
+    """Pictures one rank sends through the network at once; default size / ranks. size must be a multiple of micro x ranks."""
+
+
+class Schedule(Settings):
+    """Learning rate over the run, as a factor of `lr`."""
+
+    name: Literal["constant", "linear", "cosine"] = "constant"
+    """constant; linear: 1 until `start`, then straight down to `final`; cosine: the same along half a cosine."""
+    warmup: Annotated[int, Field(ge=0)] = 0
+    """Steps over which the rate first rises linearly from 0."""
+    start: Fraction = 0.0
+    """Fraction of the run's steps at which the decay starts."""
+    final: Fraction = 0.0
+    """Factor at the end of the run."""
+
+
+class Optim(Settings):
+    """Optimiser of one network."""
+
+    name: Literal["sgd", "adam", "adamw", "adadelta"] = "adam"
+    """sgd, adam, adamw (decoupled weight decay) or adadelta."""
+    lr: Positive = 1e-3
+    """Learning rate, > 0; never rescaled with batch or ranks."""
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
+    """Decay of the first and second moment, each in [0, 1); adam and adamw only."""
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Momentum in [0, 1); sgd only."""
+    rho: Annotated[float, Field(gt=0, lt=1)] = 0.9
+    """Decay of the running averages in (0, 1); adadelta only."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """L2 penalty (adamw: decoupled), >= 0."""
+    clip: Positive | None = None
+    """Largest L2 norm of this network's gradient, > 0; null never clips."""
+    schedule: Schedule = Schedule()
+    """Learning rate over the run."""
+    kernel: Literal["auto", "fused", "foreach", "loop"] = "auto"
+    """Implementation: fused where it exists (sgd, adam, adamw), else foreach; loop is the plain one."""
+
+    @pydantic.model_validator(mode="after")
+    def _only_its_own(self) -> Optim:
+        for field, owners in {"betas": ("adam", "adamw"), "momentum": ("sgd",), "rho": ("adadelta",)}.items():
+            if self.name not in owners and getattr(self, field) != type(self).model_fields[field].default:
+                raise ValueError(f"without {field}, which belongs to {' and '.join(owners)} and not to {self.name}")
+        if self.name == "adadelta" and self.kernel == "fused":
+            raise ValueError("kernel=auto, foreach or loop: adadelta has no fused kernel")
+        return self
+
+
+class Ema(Settings):
+    """Exponential moving average of the weights of networks that predict."""
+
+    decay: Annotated[float, Field(ge=0, lt=1)] | None = None
+    """Decay a step in [0, 1), after a warm-up of (1 + step) / (10 + step); null keeps none."""
+
+
+class Validate(Settings):
+    """What is measured while training."""
+
+    every: Count = 1
+    """Epochs between two validations by predicted maps; cheap scores such as a denoising error are taken every epoch."""
+    images: Count | None = None
+    """Pictures of val that are predicted, by rank of a stable hash; null for all."""
+    train_images: Count = 256
+    """Pictures of train whose maps are predicted for train/l1, a fixed subset."""
+    sampler: str = "ddim"
+    """Sampler of a diffusion model; others take no notice."""
+    steps: Count = 20
+    """Network evaluations a picture, at most the trained noise steps."""
+    batch: Count = 64
+    """Pictures predicted at once on a rank; scores do not depend on it but for rounding."""
+
+
+class Select(Settings):
+    """What chooses the best checkpoint, and when training stops early."""
+
+    metric: str = "val/l1"
+    """A value of validation: val/l1, val/cc, val/sim, val/kl, val/psnr, val/ssim, or a score of the model's (val/loss)."""
+    patience: Count | None = runtime(None)
+    """Validations without a better value after which training stops; null never stops early."""
+    min_delta: Annotated[float, Field(ge=0)] = 0.0
+    """Smallest change that counts as better, in the metric's unit."""
+
+
+class Checkpoint(Settings):
+    """What is kept on disk; best and last always are."""
+
+    every: Count = runtime(1)
+    """Epochs between two checkpoints."""
+    every_minutes: Positive = runtime(10.0)
+    """Minutes of training after which one is written within an epoch."""
+    keep_every: Count | None = runtime(None)
+    """Keep the checkpoint of every k-th epoch for good; null keeps best and last only."""
+
+
+class Log(Settings):
+    """What is reported while training."""
+
+    every: Count = runtime(50)
+    """Steps between two lines of training losses."""
+    tensorboard: bool = runtime(True)
+    """Write TensorBoard files into the run folder."""
+    images: Annotated[int, Field(ge=0)] = runtime(8)
+    """Pictures of val in the sample grid of each validation; 0 for none."""
+    wandb: str | None = runtime(None)
+    """Weights & Biases project to report to, if wandb is installed; null never."""
+
+
+class Eval(Settings):
+    """How predictions are scored at the end."""
+
+    size: Count | None = None
+    """Height and width in pixels at which maps are compared; null: the map's own size, its longer side at most 256."""
+    sampler: str = runtime("ddim")
+    """Sampler of a diffusion model; others take no notice."""
+    steps: Count = runtime(50)
+    """Network evaluations a picture, at most the trained noise steps."""
+    batch: Count = runtime(64)
+    """Pictures predicted at once on a rank."""
+
+
+class Init(Settings):
+    """Where weights come from."""
+
+    from_: Folder | None = Field(None, alias="from")
+    """Run folder whose best weights (averaged ones where there are any) start this run; null: random."""
+
+
+class Run(Settings):
+    """One run: what is trained, on what, and how."""
+
+    seed: Seed = 0
+    """Seed of weights, order, augmentation and noise, 0 .. 2**63 - 1."""
+    epochs: Count = runtime(80)
+    """Passes over the training split at which training ends."""
+    data: Data = Data()
+    """Pairs of pictures and maps."""
+    augment: Augment = Augment()
+    """Changes of training pairs."""
+    batch: Batch = Batch()
+    """Pictures a step."""
+    ema: Ema = Ema()
+    """Averaged weights."""
+    validate_: Validate = Field(Validate(), alias="validate")
+    """Measuring while training."""
+    select: Select = Select()
+    """Best checkpoint and early stopping."""
+    checkpoint: Checkpoint = Checkpoint()
+    """What is kept."""
+    log: Log = Log()
+    """What is reported."""
+    eval: Eval = Eval()
+    """Scoring at the end."""
+    init: Init = Init()
+    """Where weights come from."""
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = runtime("auto")
+    """auto (a GPU where there is one), cpu, cuda, cuda:N or mps."""
+    strategy: Literal["ddp"] = runtime("ddp")
+    """How several ranks share the work."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Arithmetic of the networks; weights, losses and averages stay fp32."""
+    compile: bool = runtime(False)
+    """Compile the networks with torch.compile; what cannot be compiled runs eagerly and says so."""
+    channels_last: Literal["auto", "always", "never"] = runtime("auto")
+    """Memory layout of the networks; auto: where it was measured to pay (a GPU, or compiled)."""
+    deterministic: bool = runtime(False)
+    """On CUDA: only algorithms that give the same bits each time (slower). A CPU always does."""
+    workers: Count | None = runtime(None)
+    """Processes that decode pictures into the cache; default: the machine's cores."""

@@ -1,0 +1,36 @@
+"""Errors that a person can act upon.
+
+    MemdistError              anything below; the command prints its sentence and exits with code 2
+    ├── ConfigError           a key, value, flag or device that cannot be
+    ├── DataError             pictures, maps, splits, caches
+    ├── CheckpointError       run folders and weights
+    ├── ClusterError          Slurm
+    └── SearchError           search spaces and searchers
+
+A message is one sentence that names what was given, what is allowed and what to do about it. Whatever else is raised is a
+fault of memdist, and shows its traceback.
+"""
+
+
+class MemdistError(Exception):
+    """Base of every error that is the fault of what memdist was given; the text is written for its user."""
+
+
+class ConfigError(MemdistError):
+    """A setting, a command-line argument or a device that cannot be used as asked."""
+
+
+class DataError(MemdistError):
+    """Pictures, maps, splits or caches that cannot be used."""
+
+
+class CheckpointError(MemdistError):
+    """A run folder or weights that cannot be used."""
+
+
+class ClusterError(MemdistError):
+    """A cluster that refuses, or a job that cannot be submitted."""
+
+
+class SearchError(MemdistError):
+    """A search space or a searcher that cannot be used."""
