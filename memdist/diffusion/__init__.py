@@ -1,0 +1,1 @@
+"""Diffusion: noise tables and what follows from a level (`schedule`), samplers (`sampling`). Pure functions."""

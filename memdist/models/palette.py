@@ -1,0 +1,200 @@
+"""Model 3: Palette, diffusion of the map conditioned on the picture (Saharia et al. 2021, arXiv 2111.05826; Khan 2023)."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from memdist import draws
+from memdist.config import Count, Fraction, Positive, Settings
+from memdist.diffusion import sampling as samplers
+from memdist.diffusion import schedule
+from memdist.diffusion.schedule import Prediction
+from memdist.errors import ConfigError
+from memdist.model import Loss, Model, Nets, Pair, Sampling, Scratch, Stage, Task, Update
+from memdist.models.unet import check_stride
+from memdist.nets.palette_unet import GuidedUNet
+from memdist.nets.sr3_unet import SR3UNet
+
+_ENDS = {"linear_beta": (1e-6, 1e-2), "cosine": (0.0, 1.0), "sigmoid": (-3.0, 3.0)}
+"""Where `start` and `end` of a schedule stand unless they are set."""
+
+
+class NoiseSchedule(Settings):
+    """Noise levels that are trained: gamma falls from clean (1) to noise (0)."""
+
+    name: Literal["linear_beta", "linear", "cosine", "sigmoid"] = "linear_beta"
+    """linear_beta: variances from start to end (DDPM, Palette); linear, cosine, sigmoid: gamma(t) of Chen 2023 (arXiv
+    2301.10972)."""
+    steps: Annotated[int, Field(ge=2)] = 2000
+    """Trained noise steps, >= 2."""
+    start: float | None = None
+    """linear_beta: first variance (1e-6); cosine: 0; sigmoid: -3; linear has none."""
+    end: float | None = None
+    """linear_beta: last variance (0.01); cosine: 1; sigmoid: 3; linear has none."""
+    temperature: Positive = 1.0
+    """cosine and sigmoid: tau of Chen 2023, > 0."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> NoiseSchedule:
+        if self.name == "linear" and (self.start is not None or self.end is not None):
+            raise ValueError("without start and end: the linear schedule has none")
+        if self.name in ("linear", "linear_beta") and self.temperature != 1.0:
+            raise ValueError(f"without temperature, which belongs to cosine and sigmoid and not to {self.name}")
+        if self.name != "linear":
+            start, end = self.ends
+            low, high = {"linear_beta": (0, 1), "cosine": (0, 1), "sigmoid": (-100, 100)}[self.name]
+            inside = low <= start < end <= high and not (self.name == "linear_beta" and (start <= 0 or end >= 1))
+            if not inside:
+                raise ValueError(f"start < end between {low} and {high} for {self.name}, not {start} and {end}")
+        return self
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """Start and end, or what they are unless set."""
+        start, end = _ENDS[self.name]
+        return (start if self.start is None else self.start, end if self.end is None else self.end)
+
+    def table(self) -> Tensor:
+        """Trained levels, cleanest first: float64 [steps], decreasing."""
+        if self.name == "linear_beta":
+            return schedule.linear_beta(self.steps, *self.ends)
+        times = schedule.times(self.steps)
+        if self.name == "linear":
+            return schedule.linear(times)
+        start, end = self.ends
+        curve = schedule.cosine if self.name == "cosine" else schedule.sigmoid
+        return curve(times, start=start, end=end, temperature=self.temperature)
+
+
+class Palette(Model):
+    """Palette diffusion: U-Net on picture and noisy map, conditioned on the noise level."""
+
+    class Config(Settings):
+        """Settings of the diffusion model."""
+
+        name: Literal["palette"] = "palette"
+        """The model."""
+        net: Literal["guided", "sr3"] = "guided"
+        """guided: the guided-diffusion U-Net (Palette's); sr3: that of SR3."""
+        channels: Count = 64
+        """Channels of the first level."""
+        multipliers: tuple[Count, ...] = (1, 2, 4, 8)
+        """Channels of each level in units of the first; each but the last halves the picture."""
+        blocks: Count = 2
+        """Residual blocks a level."""
+        attention: tuple[Count, ...] = (16,)
+        """Side lengths in pixels of the levels with self-attention, never rates; the middle always has it."""
+        head_channels: Count = 32
+        """guided only: channels of an attention head."""
+        norm_groups: Count = 32
+        """sr3 only: groups of its normalisation, a divisor of channels."""
+        dropout: Fraction = 0.0
+        """Dropout in residual blocks, probability below 1."""
+        schedule: NoiseSchedule = NoiseSchedule()
+        """Noise levels."""
+        scale: Positive = 1.0
+        """Input scale b of Chen 2023: less than 1 makes each level noisier."""
+        normalise_input: bool = True
+        """Divide what the network sees by its standard deviation, where scale is not 1 (Chen 2023, section 2.2)."""
+        prediction: Prediction = "epsilon"
+        """What the network predicts: epsilon (the noise), x0 (the map) or v (Salimans and Ho 2022, arXiv 2202.00512)."""
+
+    networks = ("denoiser",)
+    scores = ("loss",)
+    samples = True
+    config: Config
+
+    def __init__(self, config: Config, task: Task) -> None:
+        """Check that the network takes the picture size and the attention resolutions."""
+        super().__init__(config, task)
+        check_stride(task.size, 2 ** (len(config.multipliers) - 1), "model.multipliers")
+        with torch.device("meta"):
+            self._denoiser()
+        self._table = config.schedule.table()
+        self._tables: dict[torch.device, Tensor] = {}
+
+    def _denoiser(self) -> nn.Module:
+        c, task = self.config, self.task
+        channels = task.image_channels + task.map_channels
+        if c.net == "sr3":
+            return SR3UNet(
+                channels,
+                task.map_channels,
+                image_size=task.size,
+                channels=c.channels,
+                multipliers=c.multipliers,
+                blocks=c.blocks,
+                attention=c.attention,
+                norm_groups=c.norm_groups,
+                dropout=c.dropout,
+            )
+        return GuidedUNet(
+            channels,
+            task.map_channels,
+            image_size=task.size,
+            channels=c.channels,
+            multipliers=c.multipliers,
+            blocks=c.blocks,
+            attention=c.attention,
+            head_channels=c.head_channels,
+            dropout=c.dropout,
+        )
+
+    def stage(self) -> Stage:
+        """One network, one update."""
+        return Stage(nets={"denoiser": self._denoiser()}, updates=(Update(net="denoiser", loss=self._loss),))
+
+    def averaged(self) -> tuple[str, ...]:
+        """The denoiser."""
+        return ("denoiser",)
+
+    def _on(self, device: torch.device) -> Tensor:
+        """The noise table on a device, in float64 where the device has it."""
+        if device not in self._tables:
+            self._tables[device] = self._table.float().to(device) if device.type == "mps" else self._table.to(device)
+        return self._tables[device]
+
+    def _output(self, nets: Nets, image: Tensor, noisy: Tensor, gamma: Tensor) -> Tensor:
+        seen = noisy
+        if self.config.normalise_input and self.config.scale != 1:
+            seen = schedule.normalised(noisy, gamma, scale=self.config.scale)
+        return nets["denoiser"](torch.cat((image, seen), dim=1), gamma.float()).float()
+
+    def _errors(self, nets: Nets, batch: Pair) -> Tensor:
+        """Squared error of the prediction at one noise level a picture, from its seed: float32 [N]."""
+        c = self.config
+        gamma = schedule.draw(self._on(batch.map.device), batch.seed)
+        noise = draws.normal(batch.seed, "noise", tuple(batch.map.shape[1:]))
+        noisy = schedule.diffuse(batch.map, noise, gamma, scale=c.scale)
+        wanted = schedule.target(c.prediction, batch.map, noise, gamma, scale=c.scale)
+        return (self._output(nets, batch.image, noisy, gamma) - wanted).square().mean(dim=(1, 2, 3))
+
+    def _loss(self, nets: Nets, batch: Pair, _: Scratch) -> Loss:
+        value = self._errors(nets, batch).mean()
+        return Loss(value, {"loss": value.detach()})
+
+    def score(self, nets: Nets, batch: Pair) -> dict[str, Tensor]:
+        """Denoising error at a level and a noise that belong to the picture."""
+        return {"loss": self._errors(nets, batch)}
+
+    def check(self, sampling: Sampling) -> None:
+        """Raise a ConfigError for an unknown sampler, or more steps than were trained."""
+        if sampling.sampler not in samplers.SAMPLERS:
+            raise ConfigError(f"there is no sampler {sampling.sampler!r}; choose one of {', '.join(samplers.SAMPLERS)}")
+        schedule.levels(self._table, sampling.steps)
+
+    def predict(self, nets: Nets, image: Tensor, seed: Tensor, sampling: Sampling) -> Tensor:
+        """Sample a map from noise that belongs to the picture."""
+        c = self.config
+        levels = schedule.levels(self._table, sampling.steps)
+        levels = levels.float() if image.device.type == "mps" else levels
+
+        def predict_x0(x: Tensor, gamma: Tensor) -> Tensor:
+            return schedule.to_x0(c.prediction, self._output(nets, image, x, gamma), x, gamma, scale=c.scale)
+
+        start = draws.normal(seed, "start", (self.task.map_channels, *image.shape[2:]))
+        return samplers.SAMPLERS[sampling.sampler](predict_x0, start, levels, seed=seed, scale=c.scale)

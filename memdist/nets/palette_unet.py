@@ -1,0 +1,167 @@
+"""The U-Net of guided diffusion as Palette uses it: the noise level in every block, attention at chosen sizes."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from memdist.errors import ConfigError
+from memdist.nets.attention import SelfAttention
+from memdist.nets.blocks import normalisation, resolutions, waves, zeroed
+
+
+class ResidualBlock(nn.Module):
+    """[N, in_channels, H, W] and the embedded noise level [N, embedding] to [N, out_channels, H', W'].
+
+    The level scales and shifts the features after the second normalisation. With `resample` the block halves
+    (mean of 2x2) or doubles (nearest) the picture on both its branches (Dhariwal & Nichol 2021, arXiv
+    2105.05233, section 3). The second convolution starts at zero, so that the block starts as its skip
+    connection.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        embedding: int,
+        *,
+        dropout: float = 0.0,
+        resample: Literal["none", "up", "down"] = "none",
+    ) -> None:
+        super().__init__()
+        self.resample = resample
+        self.norm_in = normalisation("group", in_channels)
+        self.conv_in = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        self.modulation = nn.Linear(embedding, 2 * out_channels)
+        self.norm_out = normalisation("group", out_channels)
+        self.dropout = nn.Dropout(dropout)
+        self.conv_out = zeroed(nn.Conv2d(out_channels, out_channels, 3, padding=1))
+        self.skip = nn.Identity() if in_channels == out_channels else nn.Conv2d(in_channels, out_channels, 1)
+
+    def _resampled(self, x: Tensor) -> Tensor:
+        if self.resample == "up":
+            return F.interpolate(x, scale_factor=2, mode="nearest")
+        return F.avg_pool2d(x, 2) if self.resample == "down" else x
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        """Apply the block to x [N, C, H, W], given the embedded level [N, E]."""
+        h = self.conv_in(self._resampled(F.silu(self.norm_in(x))))
+        scale, shift = self.modulation(F.silu(embedding))[:, :, None, None].chunk(2, dim=1)
+        h = self.norm_out(h) * (1 + scale) + shift
+        return self.skip(self._resampled(x)) + self.conv_out(self.dropout(F.silu(h)))
+
+
+class Chain(nn.ModuleList):
+    """Layers in a row, of which residual blocks get the noise level as well."""
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        """Apply the layers one after the other."""
+        for layer in self:
+            x = layer(x, embedding) if isinstance(layer, ResidualBlock) else layer(x)
+        return x
+
+
+class GuidedUNet(nn.Module):
+    """Noisy map and picture [N, in_channels, H, W] with levels [N] to a prediction [N, out_channels, H, W].
+
+    The guided-diffusion network with Palette's conditioning (Dhariwal & Nichol 2021, arXiv 2105.05233;
+    Saharia et al. 2021, arXiv 2111.05826): the same function of the same weights as the public Janspiry
+    implementation.
+
+    `channels` is the base width and `multipliers` the widths of the levels in units of it, from the full
+    picture down; each level has `blocks` residual blocks on the way down and one more on the way up.
+    `attention` lists the side lengths IN PIXELS, for pictures of `image_size`, of the levels that attend (the
+    public code takes down-sampling rates here: its 2 at 32 pixels is 16); the middle of the network always
+    does. A head has `head_channels` channels.
+
+    The second convolution of every block, the projection of every attention and the output layer start at
+    zero and nothing initialises them again (the public code does, with kaiming weights), so that an untrained
+    net predicts zero. Group norms have 32 groups, or the largest divisor of a width below. H and W are
+    multiples of `stride`. Raises ConfigError for an `image_size`, an `attention` or a `head_channels` that
+    does not fit.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        image_size: int,
+        channels: int = 64,
+        multipliers: Sequence[int] = (1, 2, 4, 8),
+        blocks: int = 2,
+        attention: Sequence[int] = (16,),
+        head_channels: int = 32,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        sizes = resolutions(image_size, len(multipliers), attention)
+        levels = list(enumerate(zip(multipliers, sizes, strict=True)))
+        self.stride = 2 ** (len(multipliers) - 1)
+        self.channels = channels
+        embedding = 4 * channels
+        self.embed = nn.Sequential(
+            nn.Linear(2 * (channels // 2), embedding), nn.SiLU(), nn.Linear(embedding, embedding)
+        )
+
+        def attend(width: int) -> SelfAttention:
+            if width % head_channels:
+                raise ConfigError(
+                    f"head_channels is {head_channels}, which does not divide the {width} channels of a level "
+                    f"that attends: choose a divisor of {width}."
+                )
+            return SelfAttention(width, heads=width // head_channels)
+
+        width = channels * multipliers[0]
+        self.stem = nn.Conv2d(in_channels, width, 3, padding=1)
+        skips = [width]
+
+        self.encoder = nn.ModuleList()
+        for index, (multiplier, size) in levels:
+            for _ in range(blocks):
+                chain = Chain([ResidualBlock(width, channels * multiplier, embedding, dropout=dropout)])
+                width = channels * multiplier
+                if size in attention:
+                    chain.append(attend(width))
+                self.encoder.append(chain)
+                skips.append(width)
+            if index < len(multipliers) - 1:
+                self.encoder.append(Chain([ResidualBlock(width, width, embedding, dropout=dropout, resample="down")]))
+                skips.append(width)
+
+        self.middle = Chain(
+            [
+                ResidualBlock(width, width, embedding, dropout=dropout),
+                attend(width),
+                ResidualBlock(width, width, embedding, dropout=dropout),
+            ]
+        )
+
+        self.decoder = nn.ModuleList()
+        for index, (multiplier, size) in reversed(levels):
+            for block in range(blocks + 1):
+                chain = Chain([ResidualBlock(width + skips.pop(), channels * multiplier, embedding, dropout=dropout)])
+                width = channels * multiplier
+                if size in attention:
+                    chain.append(attend(width))
+                if index > 0 and block == blocks:
+                    chain.append(ResidualBlock(width, width, embedding, dropout=dropout, resample="up"))
+                self.decoder.append(chain)
+
+        self.norm = normalisation("group", width)
+        self.output = zeroed(nn.Conv2d(width, out_channels, 3, padding=1))
+
+    def forward(self, x: Tensor, level: Tensor) -> Tensor:
+        """Predict from x [N, in_channels, H, W] at noise levels gamma (alpha-bar) [N] in [0, 1]."""
+        embedding = self.embed(torch.cat(waves(level, self.channels // 2), dim=1))
+        x = self.stem(x)
+        skips = [x]
+        for chain in self.encoder:
+            x = chain(x, embedding)
+            skips.append(x)
+        x = self.middle(x, embedding)
+        for chain in self.decoder:
+            x = chain(torch.cat((x, skips.pop()), dim=1), embedding)
+        return self.output(F.silu(self.norm(x)))
