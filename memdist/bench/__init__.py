@@ -1,0 +1,1 @@
+"""Figures, as ratios measured interleaved in one process."""

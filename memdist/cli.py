@@ -1,0 +1,270 @@
+"""The command `memdist`: parse, call one function, show what it gives.
+
+Exit codes: 0 done; 1 a fault of memdist (with its traceback), or `doctor` found something that has to be mended; 2 what
+was given cannot be used; 75 training was stopped, and the same command takes it up again; 130 interrupted elsewhere.
+
+Everything is imported inside the functions that use it, so that `memdist --help` and shell completion answer at once.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from memdist.errors import ConfigError, MemdistError
+
+# Plain help text: drawing boxes round it would cost a third of the time in which --help must answer.
+_PLAIN: dict[str, Any] = {"no_args_is_help": True, "rich_markup_mode": None}
+
+_SETTING = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*=")
+
+app = typer.Typer(
+    help="Train, score and compare conditional image-to-image models.", pretty_exceptions_enable=False, **_PLAIN
+)
+data = typer.Typer(help="Make example data; decode pictures ahead of training.", **_PLAIN)
+models = typer.Typer(help="What can be trained, where, and with which settings.", rich_markup_mode=None)
+bench = typer.Typer(help="Measure speed.", **_PLAIN)
+app.add_typer(data, name="data")
+app.add_typer(models, name="models")
+app.add_typer(bench, name="bench")
+
+
+class Split(StrEnum):
+    """What `evaluate --split` takes."""
+
+    train = "train"
+    val = "val"
+    test = "test"
+    all = "all"
+
+
+def _choice(value: str) -> str:
+    if value not in ("best", "last") and not (value.isascii() and value.isdigit()):
+        raise ConfigError(f"--checkpoint {value!r} cannot be: it should be best, last or the number of a step")
+    return value
+
+
+Config = Annotated[
+    str,
+    typer.Argument(metavar="CONFIG", help="A YAML file, or the name of a shipped configuration (unet, quick/unet)."),
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="KEY=VALUE", help="Settings over those of CONFIG: optim.generator.lr=1e-4", show_default=False
+    ),
+]
+RuntimeOverrides = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="KEY=VALUE", help="Runtime settings for this time: device=cpu, eval.steps=100", show_default=False
+    ),
+]
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder that `memdist train` made.")]
+Choice = Annotated[
+    str, typer.Option("--checkpoint", metavar="best|last|STEP", help="Which weights of the run.", callback=_choice)
+]
+NoEma = Annotated[bool, typer.Option("--no-ema", help="Take the trained weights, not their moving average.")]
+
+
+@app.command()
+def train(
+    config: Config,
+    overrides: Overrides = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="RUN", help="Run folder; an existing one is resumed. Default: runs/CONFIG/<overrides>-<hash>."
+        ),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be trained, and touch nothing.")] = False,
+    extend: Annotated[
+        bool,
+        typer.Option(
+            "--extend", help="Allow more epochs although the learning rate already decayed towards the old end."
+        ),
+    ] = False,
+) -> None:
+    """Train a model, or take a stopped run up again. Exit code 75: stopped; the same command resumes."""
+    run = _resolve(config, overrides)
+    from memdist.train import loop, start
+
+    if dry_run:
+        _show(start.describe(run))
+        return
+    name = Path(config).stem if Path(config).is_file() else config
+    folder = out or start.default_folder(name, overrides or [], run)
+    raise typer.Exit(loop.train(run, folder, extend=extend))
+
+
+@app.command()
+def evaluate(
+    run: RunFolder,
+    overrides: RuntimeOverrides = None,
+    split: Annotated[Split, typer.Option(help="The pictures to score.")] = Split.test,
+    checkpoint: Choice = "best",
+    no_ema: NoEma = False,
+) -> None:
+    """Score a run's predictions beside those of the trivial predictors."""
+    from memdist.train import evaluate as scoring
+
+    splits = [s.value for s in Split if s is not Split.all] if split is Split.all else [split.value]
+    _show(scoring.evaluate(run, splits, choice=checkpoint, ema=not no_ema, overrides=overrides or []))
+
+
+@app.command()
+def predict(
+    run: RunFolder,
+    inputs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="IMAGE_OR_FOLDER",
+            help="Pictures or folders of them, and runtime settings (device=cpu, eval.steps=100).",
+        ),
+    ],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the maps.")],
+    checkpoint: Choice = "best",
+    no_ema: NoEma = False,
+) -> None:
+    """Predict the maps of pictures."""
+    # A picture may be named a=b.png; what is no file and looks like a setting is one.
+    overrides = [text for text in inputs if _SETTING.match(text) and not Path(text).exists()]
+    paths = [Path(text) for text in inputs if text not in overrides]
+    if not paths:
+        raise ConfigError(f"there are only settings ({', '.join(overrides)}) and no pictures: name pictures or folders")
+    from memdist.predict import pictures
+
+    count = pictures.predict(run, paths, out, choice=checkpoint, ema=not no_ema, overrides=overrides)
+    _show(f"{count} {'map' if count == 1 else 'maps'} in {out}")
+
+
+@app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Run folders that have been evaluated.")],
+    html: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Also write a page with pictures and curves.")
+    ] = None,
+) -> None:
+    """Lay scored runs side by side."""
+    from memdist.compare import table
+
+    comparison = table.collect(runs)
+    _show(table.render(comparison))
+    if html is not None:
+        from memdist.compare import page
+
+        page.write(comparison, html)
+        _show(f"page: {html}")
+
+
+@data.command("make")
+def data_make(
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for DIR/images and DIR/maps.")],
+    pairs: Annotated[int, typer.Option(help="Pairs of picture and map.")] = 1600,
+    size: Annotated[int, typer.Option(help="Height and width in pixels.")] = 128,
+    seed: Annotated[int, typer.Option(help="Other seeds give other pictures.")] = 0,
+) -> None:
+    """Make example data: scenes of textured objects, and maps of what stands out in them."""
+    from memdist.data import example
+
+    example.make(out, pairs, size, seed)
+    _show(f"{pairs} pairs in {out}")
+
+
+@data.command("cache")
+def data_cache(config: Config, overrides: Overrides = None) -> None:
+    """Decode a configuration's pictures now rather than when training starts."""
+    run = _resolve(config, overrides)
+    from memdist.train import start
+
+    _show(start.cache(run))
+
+
+@models.callback(invoke_without_command=True)
+def models_list(context: typer.Context) -> None:
+    """List what can be trained, where, and with which settings."""
+    if context.invoked_subcommand is None:
+        from memdist import models as registry
+
+        _show(registry.listing())
+
+
+@models.command("show")
+def models_show(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A model of `memdist models`, or a shipped CONFIG.")],
+) -> None:
+    """Print every setting of a model as YAML that is a valid CONFIG: `memdist models show palette > my.yaml`."""
+    from memdist import models as registry
+
+    typer.echo(registry.show(name).rstrip("\n"))
+
+
+@app.command()
+def doctor() -> None:
+    """Say what works on this machine, what will not, and why. Exit code 1: something has to be mended."""
+    from memdist import doctor as examination
+
+    report, well = examination.report()
+    _show(report)
+    raise typer.Exit(0 if well else 1)
+
+
+@bench.command("loop")
+def bench_loop(
+    config: Config = "quick/unet",
+    overrides: Overrides = None,
+    steps: Annotated[int, typer.Option(min=1, help="Steps of each of the two that are measured.")] = 200,
+) -> None:
+    """Measure the training loop against a bare loop, written by hand, on the same network, batch and optimiser."""
+    run = _resolve(config, overrides)
+    from memdist.bench import loop
+
+    loop.main(run, steps=steps)
+
+
+@bench.callback()
+def _bench() -> None:
+    """Measure speed."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command with `arguments` (default: the process's own) and leave with its exit code."""
+    try:
+        app(args=arguments, prog_name="memdist")
+    except MemdistError as error:
+        if _speaks():
+            for sentence in str(error).splitlines():
+                print(f"memdist: {sentence}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _resolve(config: str, overrides: Sequence[str] | None) -> Any:
+    from memdist import config as settings
+    from memdist import models as registry
+
+    return registry.resolve(settings.read(settings.find(config), overrides or []))
+
+
+def _speaks() -> bool:
+    """Whether this process speaks for all ranks of a job."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _show(renderable: Any) -> None:
+    if not _speaks():
+        return
+    from rich.console import Console
+
+    terminal = Console(highlight=False)
+    # A file or a pipe has no width: tables keep theirs, and sentences are not broken.
+    console = terminal if terminal.is_terminal else Console(highlight=False, width=200)
+    console.print(renderable, soft_wrap=isinstance(renderable, str), markup=False)

@@ -1,0 +1,131 @@
+"""The protocol between the loop and a way of sharing a step, and the choice of one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from memdist.config import Run
+from memdist.errors import ConfigError
+from memdist.model import Nets, Stage, Update
+
+FP16_ON_CPU = "MEMDIST_TEST_FP16_ON_CPU"
+"""Environment variable that lets the tests drive the fp16 path (scaler, overflow) without a GPU."""
+
+
+class Strategy(Protocol):
+    """What the loop asks of a way of sharing a step; nothing else of it is known above."""
+
+    device: torch.device
+    rank: int
+    world: int
+
+    @property
+    def main(self) -> bool:
+        """Whether this process writes files and speaks to a person."""
+
+    def prepare(
+        self, stage: Stage, optimisers: Mapping[str, torch.optim.Optimizer], clips: Mapping[str, float | None]
+    ) -> None:
+        """Take over networks that are already on the device, and their optimisers; `clips` are largest gradient norms."""
+
+    def only(self, net: str) -> AbstractContextManager[Nets]:
+        """Freeze every network but one; gives that one as the strategy trains it and the others bare."""
+
+    def micro(self, net: str, last: bool) -> AbstractContextManager[None]:
+        """Surround forward AND backward of one micro-batch: mixed precision, and no reduction before the last one."""
+
+    def autocast(self) -> AbstractContextManager[None]:
+        """Mixed precision for forward passes outside a step."""
+
+    def backward(self, net: str, value: Tensor, accumulations: int) -> None:
+        """Add the gradient of a micro-batch's mean loss divided by the number of micro-batches."""
+
+    def step(self, update: Update) -> Tensor | None:
+        """Unscale, clip, step, zero, `after`; gives 1 or 0 on the device where a step can overflow and be skipped."""
+
+    def finish_step(self) -> None:
+        """Average running statistics over ranks."""
+
+    def scalers(self) -> dict[str, dict[str, float]]:
+        """State of the loss scalers, by network."""
+
+    def load_scalers(self, state: Mapping[str, Mapping[str, float]]) -> None:
+        """Restore what `scalers` gave."""
+
+    def mean(self, values: Tensor) -> Tensor:
+        """Mean over ranks, element by element."""
+
+    def gather(self, values: Tensor) -> Tensor:
+        """Concatenate equally shaped tensors of all ranks along the first axis, in rank order."""
+
+    def agree(self, wishes: int) -> int:
+        """Bitwise or of all ranks' wishes, one step late when there are several ranks: it never waits for a device."""
+
+    def settle(self) -> int:
+        """Wait for what `agree` still has under way and give it."""
+
+    def first(self, work: Callable[[], None]) -> None:
+        """Let the main process do something before the others go on."""
+
+    def close(self) -> None:
+        """Leave the process group."""
+
+
+def device_of(name: str) -> torch.device:
+    """Device for `device=NAME`; a ConfigError when it is not there."""
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    device = torch.device(name)
+    present = {
+        "cuda": torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }[device.type]
+    if not present:
+        raise ConfigError(
+            f"device = {name!r} is not on this machine; use device=auto or device=cpu (`memdist doctor` says what is here)"
+        )
+    if device.type == "cuda" and device.index is None:
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+    return device
+
+
+def check_precision(precision: str, device: torch.device) -> None:
+    """Raise a ConfigError when the device cannot compute in this precision."""
+    if precision == "fp16" and device.type == "cpu" and os.environ.get(FP16_ON_CPU) != "1":
+        raise ConfigError("precision = 'fp16' needs a GPU and the device is a CPU; use precision=fp32")
+    if precision == "fp16" and device.type == "mps":
+        raise ConfigError("precision = 'fp16' has no loss scaling on mps; use precision=fp32")
+    if precision == "bf16" and device.type == "mps":
+        raise ConfigError("precision = 'bf16' is not supported on mps; use precision=fp32")
+    if precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        name = torch.cuda.get_device_name(device)
+        raise ConfigError(f"precision = 'bf16' cannot run on {name}, which has no bf16; use precision=fp16 or fp32")
+
+
+def make(run: Run) -> Strategy:
+    """Choose the strategy for a run in this process: one process, or one of several that a launcher started."""
+    device = device_of(run.device)
+    check_precision(run.precision, device)
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        from memdist.distributed.ddp import Ddp
+
+        return Ddp(device, run.precision)
+    from memdist.distributed.single import Single
+
+    return Single(device, run.precision)
+
+
+def freeze(nets: Mapping[str, nn.Module], net: str) -> None:
+    """Let the parameters of one network require gradients, and no others."""
+    for name, module in nets.items():
+        for parameter in module.parameters():
+            parameter.requires_grad_(name == net)

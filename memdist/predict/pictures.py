@@ -1,0 +1,87 @@
+"""Maps of pictures that are no part of any split."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from memdist import metrics, rundir
+from memdist.data import loader, pairs
+from memdist.distributed import strategy as strategy_
+from memdist.errors import CheckpointError, DataError
+from memdist.model import Sampling
+from memdist.train import evaluate, restore, validate
+
+
+def predict(
+    folder: Path,
+    inputs: Sequence[Path],
+    out: Path,
+    *,
+    choice: str = "best",
+    ema: bool = True,
+    overrides: Sequence[str] = (),
+) -> int:
+    """Write out/<stem>.png, at the picture's own size, for pictures and folders of them; gives how many.
+
+    A map depends on the run, its weights, the content of the picture and the sampler alone. Everything is checked before
+    the first map is written. Raises DataError for what is no picture.
+    """
+    run = evaluate.settings_for_reading(folder, overrides)
+    files = find(inputs)
+    sizes = [_size(path) for path in files]
+    device = strategy_.device_of(run.device)
+    strategy_.check_precision(run.precision, device)
+    found = restore.restore(folder, choice, ema=ema, device=device)
+    sampling = Sampling(sampler=run.eval.sampler, steps=run.eval.steps)
+    found.model.check(sampling)
+    if out.exists() and not out.is_dir():
+        raise CheckpointError(f"--out {out} is a file; name a folder for the maps")
+    rundir.make_folder(out)
+    size = run.data.size
+    for start in range(0, len(files), run.eval.batch):
+        part = files[start : start + run.eval.batch]
+        images = np.stack([pairs.decode(path, (size, size), 3) for path in part])
+        seeds = [loader.picture_seed(run.seed, pairs.content_hash(path)) for path in part]
+        with torch.no_grad():
+            image = loader.floats(torch.from_numpy(images).to(device))
+            maps = found.model.predict(found.nets, image, torch.tensor(seeds, device=device), sampling).clamp(-1, 1)
+            for at, path in enumerate(part):
+                map_ = metrics.resize(maps[at : at + 1], sizes[start + at])[0]
+                validate.write_png(out / f"{path.stem}.png", validate.to_bytes(map_))
+    return len(files)
+
+
+def find(inputs: Sequence[Path]) -> list[Path]:
+    """Pictures named, and those in folders named; raises DataError for what is none, and for two with one stem."""
+    files: list[Path] = []
+    for path in inputs:
+        if path.is_dir():
+            files += pairs.pictures(path, "IMAGE_OR_FOLDER").values()
+        elif path.is_file():
+            files.append(path)
+        else:
+            raise DataError(f"{path} does not exist: give pictures or folders of pictures")
+    seen: dict[str, Path] = {}
+    for path in files:
+        if path.stem in seen and seen[path.stem] != path:
+            raise DataError(
+                f"{seen[path.stem]} and {path} would both become {path.stem}.png: predict them into two folders"
+            )
+        seen[path.stem] = path
+    return list(seen.values())
+
+
+def _size(path: Path) -> tuple[int, int]:
+    """Height and width as shown; a DataError for what is no picture, so that nothing is written before."""
+    from PIL import Image, ImageOps
+
+    try:
+        with Image.open(path) as file:
+            width, height = ImageOps.exif_transpose(file).size
+    except Exception as error:  # the decoders of a dozen formats fail in as many ways
+        raise DataError(f"{path} cannot be read as a picture: replace it or take it out") from error
+    return height, width

@@ -1,0 +1,361 @@
+"""The loop: the same for every model and every strategy."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from memdist import draws, rundir
+from memdist.augment import augment
+from memdist.data import loader as loader_
+from memdist.distributed import strategy as strategy_
+from memdist.errors import MemdistError
+from memdist.model import Pair, Scratch, Update
+from memdist.train import checkpoint, optim, start, validate
+from memdist.train.report import Report
+from memdist.train.signals import RESUME_ME, SAVE, STOP, Signals
+
+
+class Sums:
+    """Training losses, summed on the device and fetched once per log interval."""
+
+    def __init__(self) -> None:
+        """Empty."""
+        self._totals: dict[str, Tensor] = {}
+        self._counts: dict[str, int] = {}
+
+    def add(self, values: Mapping[str, Tensor]) -> None:
+        """Add one micro-batch's means."""
+        for name, value in values.items():
+            before = self._totals.get(name)
+            self._totals[name] = value.float() if before is None else before + value
+            self._counts[name] = self._counts.get(name, 0) + 1
+
+    def fetch(self, strategy: strategy_.Strategy) -> dict[str, float]:
+        """Means since the last fetch, over all ranks; empties."""
+        names = sorted(self._totals)
+        if not names:
+            return {}
+        means = torch.stack([self._totals[name] / self._counts[name] for name in names])
+        self._totals, self._counts = {}, {}
+        return dict(zip(names, strategy.mean(means).tolist(), strict=True))
+
+    def state(self, strategy: strategy_.Strategy) -> dict[str, Any]:
+        """What a checkpoint keeps: the sums of every rank."""
+        names = sorted(self._totals)
+        totals = (
+            torch.stack([self._totals[n] for n in names])[None] if names else torch.zeros(1, 0, device=strategy.device)
+        )
+        return {"names": names, "counts": [self._counts[n] for n in names], "totals": strategy.gather(totals).tolist()}
+
+    def load(self, state: Mapping[str, Any], strategy: strategy_.Strategy) -> None:
+        """Restore a rank's own sums, or, at another world size, their mean."""
+        ranks = state["totals"]
+        mine = (
+            ranks[strategy.rank]
+            if len(ranks) == strategy.world
+            else [sum(c) / len(ranks) for c in zip(*ranks, strict=True)]
+        )
+        self._totals = {n: torch.tensor(v, device=strategy.device) for n, v in zip(state["names"], mine, strict=True)}
+        self._counts = dict(zip(state["names"], state["counts"], strict=True))
+
+
+def take_step(session: start.Session, micros: Sequence[Pair], sums: Sums) -> None:
+    """One step: each update that is due moves its network, the others frozen."""
+    run, strategy, step = session.run, session.strategy, session.step
+    # Dropout alone draws from the global generator: a function of seed, step and rank.
+    torch.manual_seed(draws.key("dropout", run.seed, step, strategy.rank) & (2**63 - 1))
+    scratches: list[Scratch] = [{} for _ in micros]
+    for update in due(session.stage.updates, step):
+        settings = getattr(run.optim, update.net)
+        optim.set_rate(session.optimisers[update.net], settings, step, session.total)
+        with strategy.only(update.net) as nets:
+            for number, (micro, scratch) in enumerate(zip(micros, scratches, strict=True), 1):
+                with strategy.micro(update.net, number == len(micros)):
+                    loss = update.loss(nets, micro, scratch)
+                    strategy.backward(update.net, loss.value, len(micros))
+                sums.add(loss.logs)
+        taken = strategy.step(update)
+        session.averages.update(update.net, step, taken)
+    strategy.finish_step()
+    session.step += 1
+
+
+def due(updates: Sequence[Update], step: int) -> list[Update]:
+    """Updates of a step, in order: one with `every` = k is taken at the k-th, 2k-th ... step."""
+    return [update for update in updates if (step + 1) % update.every == 0]
+
+
+def train(run: Any, out: Path, *, extend: bool = False) -> int:
+    """Train a run to its end, or until a signal; the exit code is 0 or RESUME_ME (75).
+
+    Raises MemdistError before anything is written for what cannot be trained.
+    """
+    model = start.build(run)
+    strategy = strategy_.make(run)
+    try:
+        with Signals() as signals:
+            session = start.open_session(run, out, strategy, model, extend=extend)
+            leg = Leg(session, signals)
+            try:
+                return leg.run()
+            finally:
+                leg.close()
+    finally:
+        strategy.close()
+
+
+class Leg:
+    """One process's part of a run, from where the run folder stands to its end or a stop."""
+
+    def __init__(self, session: start.Session, signals: Signals) -> None:
+        """Open the line files where the checkpoint left them, and the report."""
+        self.session, self.signals = session, signals
+        run, out, self.strategy = session.run, session.out, session.strategy
+        self.pairs = len(session.data.rows["train"])
+        self.began = time.monotonic()
+        self.saved = self.began
+        self.waited = 0.0
+        self.sums = Sums()
+        lengths = session.state.get("lengths", {})
+        self.metrics = self.timing = None
+        if self.strategy.main:
+            self.metrics = rundir.Lines(out / rundir.METRICS, lengths.get("metrics", 0))
+            self.timing = rundir.Lines(out / rundir.TIMING, lengths.get("timing", 0))
+        if session.state:
+            self.sums.load(session.state["sums"], self.strategy)
+        rows = session.data.rows
+        self.subsets = validate.subsets(run, session.data.pixels, rows["train"], rows["val"])
+        self.report = Report(
+            out,
+            run.log,
+            speaks=self.strategy.main,
+            step=session.step,
+            steps=session.total,
+            pairs=self.pairs,
+            batch=run.batch.size,
+            resume_id=start.identity_of(session),
+        )
+
+    def run(self) -> int:
+        """Train to the end or a stop; gives the exit code."""
+        session, strategy = self.session, self.strategy
+        for sentence in start.introduction(session):
+            self.report.say(sentence)
+        if session.step >= session.total or session.selection.exhausted(session.run.select):
+            return self._finish("this run is finished already" if session.step else "there is nothing to do")
+        self._note("running", "")
+        settings = session.run
+        micro = start.micro_batch(settings, strategy.world, self.pairs)
+        try:
+            with loader_.Loader(
+                session.data.pixels,
+                session.data.rows["train"],
+                seed=settings.seed,
+                batch_size=settings.batch.size,
+                micro=micro,
+                rank=strategy.rank,
+                world=strategy.world,
+                device=strategy.device,
+                resident=settings.data.resident,
+            ) as loader:
+                return self._steps(loader)
+        except BaseException as error:
+            self._note("failed", f"{type(error).__name__}: {error}".split("\n")[0])
+            raise
+
+    def close(self) -> None:
+        """End the report, and close the line files."""
+        self.report.close()
+        for lines in (self.metrics, self.timing):
+            if lines is not None:
+                lines.close()
+
+    def _steps(self, loader: loader_.Loader) -> int:
+        while self.session.step < self.session.total:
+            code = self.advance(loader)
+            if code is not None:
+                return code
+        return self._finish("")
+
+    def advance(self, loader: loader_.Loader) -> int | None:
+        """Take one step and whatever follows it; an exit code ends the run before its last step."""
+        session, strategy, settings = self.session, self.strategy, self.session.run
+        before = time.perf_counter()
+        micros = loader.micro_batches(session.step)
+        self.waited += time.perf_counter() - before
+        take_step(session, [augment(micro, settings.augment) for micro in micros], self.sums)
+        self.report.step(session.step)
+        if session.step % settings.log.every == 0:
+            self._log()
+        save = self._epoch() if session.step == self._epoch_end() else False
+        agreed = strategy.agree(self.signals.wishes | (SAVE if self._overdue() else 0))
+        exhausted = session.selection.exhausted(settings.select)
+        if save or agreed or exhausted or session.step == session.total:
+            self._save()
+        ends = exhausted or (agreed & STOP and session.step < session.total)
+        if ends or session.step == session.total:
+            strategy.settle()
+        if exhausted:
+            return self._finish(
+                f"stopped early: no better {settings.select.metric} for {session.selection.since} validations"
+            )
+        if ends:
+            who = self.signals.caught or "a signal at another rank"
+            self._note("stopped", who)
+            self.report.say(
+                f"stopped at step {session.step} of {session.total} by {who}; the same command goes on from there"
+            )
+            return RESUME_ME
+        return None
+
+    def _epoch_number(self) -> int:
+        return self.session.step * self.session.run.batch.size // self.pairs
+
+    def _epoch_end(self) -> int:
+        """Step at which the last epoch that was begun before this step's batch ended, if it ends here."""
+        return (
+            loader_.epoch_end(self._epoch_number(), self.pairs, self.session.run.batch.size)
+            if self._epoch_number()
+            else -1
+        )
+
+    def _overdue(self) -> bool:
+        return self.strategy.main and time.monotonic() - self.saved > 60 * self.session.run.checkpoint.every_minutes
+
+    def _log(self) -> None:
+        session = self.session
+        values = {f"train/{name}": value for name, value in self.sums.fetch(self.strategy).items()}
+        broken = [name for name, value in values.items() if not math.isfinite(value)]
+        if broken:
+            raise MemdistError(
+                f"{broken[0]} is {values[broken[0]]} at step {session.step}: the run has diverged; lower the learning rate "
+                f"or set optim.*.clip, and start anew with --out (its checkpoints are in {session.out})"
+            )
+        for name, optimiser in session.optimisers.items():
+            values[f"lr/{name}"] = float(optimiser.param_groups[0]["lr"])
+        speed = self.report.losses(session.step, values)
+        self._write(values, speed | {"data_wait_seconds": self.waited})
+        self.waited = 0.0
+
+    def _epoch(self) -> bool:
+        """Validate at the end of an epoch; whether a checkpoint is due."""
+        session, settings = self.session, self.session.run
+        epoch = self._epoch_number()
+        before = time.perf_counter()
+        maps = epoch % settings.validate_.every == 0 or session.step == session.total
+        bare = {name: net for name, net in session.stage.nets.items() if name not in session.averages.nets}
+        with _evaluating(bare):
+            values, grid = validate.validate(
+                settings,
+                session.model,
+                {**bare, **session.averages.nets},
+                session.data.pixels,
+                self.subsets,
+                self.strategy,
+                maps=maps,
+            )
+        best = False
+        chosen = values.get(settings.select.metric)
+        if settings.select.metric in values:
+            best = session.selection.update(settings.select, math.nan if chosen is None else chosen, session.step)
+        if values:
+            self._write(values, {"validation_seconds": time.perf_counter() - before})
+            self.report.validation(session.step, values, best)
+        if grid is not None and self.strategy.main:
+            rundir.make_folder(session.out / rundir.SAMPLES)
+            validate.write_png(session.out / rundir.SAMPLES / f"epoch-{epoch:05d}.png", grid)
+            self.report.grid(session.step, grid)
+        return best or epoch % settings.checkpoint.every == 0
+
+    def _write(self, values: Mapping[str, float | None], clock: Mapping[str, float]) -> None:
+        session = self.session
+        place = {"step": session.step, "epoch": session.step * session.run.batch.size / self.pairs}
+        if self.metrics is not None and self.timing is not None:
+            self.metrics.write(place | {k: None if v is None or not math.isfinite(v) else v for k, v in values.items()})
+            self.timing.write(place | {"seconds": self._seconds()} | dict(clock))
+
+    def _seconds(self) -> float:
+        return self.session.seconds + time.monotonic() - self.began
+
+    def _save(self) -> None:
+        """Write a checkpoint, then let go of those that are not to be kept."""
+        session, settings = self.session, self.session.run
+        if checkpoint.steps(session.out)[-1:] == [session.step]:
+            return
+        sums = self.sums.state(self.strategy)
+        if self.metrics is not None and self.timing is not None:
+            state = {
+                "epoch": session.step * settings.batch.size / self.pairs,
+                "lengths": {"metrics": self.metrics.length(), "timing": self.timing.length()},
+                "selection": asdict(session.selection),
+                "scalers": self.strategy.scalers(),
+                "sums": sums,
+                "seconds": self._seconds(),
+            }
+            checkpoint.save(
+                session.out, session.step, session.stage.nets, session.averages.nets, session.optimisers, state
+            )
+            checkpoint.prune(session.out, self._kept())
+        self.saved = time.monotonic()
+
+    def _kept(self) -> set[int]:
+        session, every = self.session, self.session.run.checkpoint.keep_every
+        keep = {session.step}
+        if session.selection.step is not None:
+            keep.add(session.selection.step)
+        if every is not None:
+            ends = range(every, self._epoch_number() + 1, every)
+            keep |= {loader_.epoch_end(epoch, self.pairs, session.run.batch.size) for epoch in ends}
+        return keep
+
+    def _note(self, state: str, why: str) -> None:
+        session = self.session
+        if not self.strategy.main:
+            return
+        record = {
+            "state": state,
+            "why": why,
+            "step": session.step,
+            "steps": session.total,
+            "epoch": session.step * session.run.batch.size / self.pairs,
+            "best": asdict(session.selection),
+            "parameters": {n: sum(p.numel() for p in net.parameters()) for n, net in session.stage.nets.items()},
+            "train_seconds": self._seconds(),
+        }
+        rundir.write_json(session.out / rundir.STATE, record)
+
+    def _finish(self, why: str) -> int:
+        session = self.session
+        if session.step and not why.startswith("this run is finished"):
+            self._note("finished", why)
+        best = session.selection
+        chosen = (
+            f"; best {session.run.select.metric} {best.value:.4f} at step {best.step}" if best.value is not None else ""
+        )
+        self.report.say(
+            f"{why or 'finished'}: step {session.step} of {session.total}{chosen}; run folder {session.out}"
+        )
+        return 0
+
+
+class _evaluating:
+    """Networks in evaluation mode for a while."""
+
+    def __init__(self, nets: Mapping[str, nn.Module]) -> None:
+        self._nets = nets
+
+    def __enter__(self) -> None:
+        for net in self._nets.values():
+            net.eval()
+
+    def __exit__(self, *_: object) -> None:
+        for net in self._nets.values():
+            net.train()

@@ -1,0 +1,75 @@
+"""Where a run comes from: versions, code, machine, command, seeds, hashes."""
+
+from __future__ import annotations
+
+import getpass
+import importlib.metadata
+import os
+import platform
+import re
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import memdist
+
+_PACKAGES = ("torch", "numpy", "accelerate", "deepspeed", "pillow", "safetensors", "pydantic")
+_LONGEST_DIFF = 200_000
+
+
+def leg(device: torch.device, world: int, changed: dict[str, Any]) -> dict[str, Any]:
+    """Facts of one start of a run; `changed` are runtime settings that differ from those it began with."""
+    return {
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": [Path(sys.argv[0]).name, *map(_without_secrets, sys.argv[1:])],
+        "folder": os.getcwd(),
+        "user": getpass.getuser() if hasattr(os, "getuid") else "",
+        "host": platform.node(),
+        "platform": platform.platform(),
+        "python": platform.python_version(),
+        "versions": {"memdist": memdist.__version__} | {name: _version(name) for name in _PACKAGES},
+        "device": torch.cuda.get_device_name(device)
+        if device.type == "cuda"
+        else f"{device.type} ({platform.machine()})",
+        "threads": torch.get_num_threads(),
+        "ranks": world,
+        "runtime_changes": changed,
+        "git": _git(),
+    }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _without_secrets(word: str) -> str:
+    """Blank what looks like the value of a secret: a command line may carry one by mistake."""
+    return re.sub(r"(?i)((?:key|token|secret|password)\w*=).+", r"\1***", word)
+
+
+def _git() -> dict[str, str] | None:
+    """Commit of memdist's checkout, and what was changed since; None for an installed package."""
+    root = Path(memdist.__file__).parent.parent
+    if not (root / ".git").exists():
+        return None
+
+    def ask(*words: str) -> str | None:
+        try:
+            done = subprocess.run(
+                ["git", "-C", str(root), *words], capture_output=True, text=True, timeout=20, check=True
+            )
+        except (OSError, subprocess.SubprocessError):
+            return None
+        return done.stdout
+
+    commit, diff = ask("rev-parse", "HEAD"), ask("diff", "HEAD")
+    if commit is None:
+        return None
+    return {"commit": commit.strip(), "diff": (diff or "")[:_LONGEST_DIFF]}

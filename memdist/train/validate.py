@@ -1,0 +1,127 @@
+"""What a run measures of itself while it trains."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from memdist import draws, metrics, rundir
+from memdist.config import Run
+from memdist.data import cache, loader
+from memdist.distributed.strategy import Strategy
+from memdist.model import Model, Nets, Sampling
+from memdist.train import score
+from memdist.train.score import Rows
+
+
+@dataclass(frozen=True)
+class Subsets:
+    """Rows that validations look at, the same ones each time."""
+
+    val: Rows
+    """All of val: cheap scores."""
+    val_maps: Rows
+    """Of val: maps are predicted."""
+    train_maps: Rows
+    """Of train: maps are predicted."""
+    grid: Rows
+    """Of `val_maps`: shown."""
+
+
+def subsets(run: Run, pixels: cache.Pixels, train: Rows, val: Rows) -> Subsets:
+    """Choose by rank of a hash of the pictures' contents, which neither order nor names change."""
+
+    def first(rows: Rows, count: int | None) -> Rows:
+        ranked = sorted(rows, key=lambda row: draws.key("subset", pixels.image_hashes[row], pixels.stems[row]))
+        return np.array(ranked[:count], dtype=np.int64)
+
+    settings = run.validate_
+    val_maps = first(val, settings.images)
+    return Subsets(np.sort(val), val_maps, first(train, settings.train_images), val_maps[: run.log.images])
+
+
+def validate(
+    run: Run, model: Model, nets: Nets, pixels: cache.Pixels, chosen: Subsets, strategy: Strategy, *, maps: bool
+) -> tuple[dict[str, float | None], Tensor | None]:
+    """Measure; gives means by name, and the sample grid as uint8 [3, H, W] where maps are predicted.
+
+    `val/...` the model's own scores over all of val; with `maps` also the house's metrics at training size over the
+    subsets. Undefined values are left out of a mean; a mean of nothing is None.
+    """
+    means: dict[str, float | None] = {}
+    settings = run.validate_
+    if model.scores:
+        own = score.measure(
+            {},
+            pixels,
+            chosen.val,
+            strategy,
+            seed=run.seed,
+            batch=settings.batch,
+            extra=lambda pair: model.score(nets, pair),
+        )
+        means |= {f"val/{name}": metrics.summarise(values).mean for name, values in own[""].items()}
+    if not maps:
+        return means, None
+    predictor = score.of_model(model, nets, Sampling(sampler=settings.sampler, steps=settings.steps))
+    shown: dict[int, Tensor] = {}
+    wanted = set(chosen.grid.tolist())
+
+    def keep(part: loader.Part, predicted: Mapping[str, Tensor], _: Mapping[str, Tensor]) -> None:
+        for at, row in enumerate(part.rows.tolist()):
+            if row in wanted:
+                shown[row] = predicted["model"][at]
+
+    def measured(rows: Rows) -> score.Values:
+        return score.measure(
+            {"model": predictor}, pixels, rows, strategy, seed=run.seed, batch=settings.batch, seen=keep
+        )["model"]
+
+    val = measured(chosen.val_maps)
+    train = measured(chosen.train_maps)
+    means["train/l1"] = metrics.summarise(train["l1"]).mean
+    means |= {f"val/{name}": metrics.summarise(values).mean for name, values in val.items()}
+    return means, _grid(pixels, chosen.grid, shown, strategy) if len(chosen.grid) else None
+
+
+def _grid(pixels: cache.Pixels, rows: Rows, shown: Mapping[int, Tensor], strategy: Strategy) -> Tensor:
+    """One line a picture: picture, map, prediction; predictions come from whichever rank made them."""
+    shape = pixels.maps.shape[1:]
+    mine = torch.zeros(len(rows), *shape, device=strategy.device)
+    have = torch.zeros(len(rows), device=strategy.device)
+    for at, row in enumerate(rows.tolist()):
+        if row in shown:
+            mine[at], have[at] = shown[row], 1
+    parts = strategy.gather(mine[None]), strategy.gather(have[None])
+    # Two ranks may both have a picture that fills up a batch: their predictions are the same, and averaged stay so.
+    predicted = ((parts[0] * parts[1][:, :, None, None, None]).sum(0) / parts[1].sum(0)[:, None, None, None]).cpu()
+    lines = [strip(pixels.images[row], pixels.maps[row], predicted[at]) for at, row in enumerate(rows)]
+    return torch.cat(lines, dim=1)
+
+
+def strip(image: np.ndarray, truth: np.ndarray, predicted: Tensor) -> Tensor:
+    """Picture | map | prediction side by side: uint8 [3, H, 3 W]; the first two uint8 [C, H, W], the last in [-1, 1]."""
+    tiles = [torch.from_numpy(np.array(image)), torch.from_numpy(np.array(truth)), to_bytes(predicted)]
+    return torch.cat([tile.expand(3, *tile.shape[1:]) for tile in tiles], dim=2)
+
+
+def to_bytes(maps: Tensor) -> Tensor:
+    """Maps in [-1, 1] as uint8, rounded."""
+    return ((maps.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).cpu()
+
+
+def write_png(path: Path, picture: Tensor) -> None:
+    """Write uint8 [3 or 1, H, W] as PNG, whole or not at all."""
+    import io
+
+    from PIL import Image
+
+    array = picture.permute(1, 2, 0).numpy()
+    buffer = io.BytesIO()
+    Image.fromarray(array[..., 0] if array.shape[2] == 1 else array).save(buffer, "PNG")
+    rundir.write_bytes(path, buffer.getvalue())
