@@ -1,0 +1,90 @@
+"""Two real processes: the same losses as one, stops that all agree on, running statistics that are everybody's."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from memdist import rundir
+from tests import tiny
+
+ROOT = Path(__file__).parents[2]
+# Dropout and batch norm depend on the micro-batch and are exempt.
+EXACT = [name for name in tiny.VARIANTS if "batch" not in name and "dropout" not in name]
+
+pytestmark = pytest.mark.distributed
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Everything that two ranks do, in one job: starting two processes costs more than all of it."""
+    folder = tmp_path_factory.mktemp("job")
+    tiny.data(folder / "data")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "MEMDIST_TEST_FP16_ON_CPU": "1"}
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command += ["-m", "tests.distributed.two_ranks", str(folder)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-6000:]
+    return folder
+
+
+def losses(out: Path) -> list[dict[str, float]]:
+    return [line for line in rundir.read_lines(out / rundir.METRICS) if "val/l1" not in line]
+
+
+@pytest.mark.parametrize("variant", EXACT)
+def test_two_ranks_are_one(variant: str, job: Path) -> None:
+    two, one = losses(job / "two" / variant), losses(job / "one" / variant)
+    assert len(two) == len(one) == 10  # 20 steps, a line each second one
+    for a, b in zip(two, one, strict=True):
+        assert a == pytest.approx(b, rel=1e-5, abs=1e-7), variant
+
+
+@pytest.mark.parametrize("variant", EXACT)
+def test_validation_is_shared_and_whole(variant: str, job: Path) -> None:
+    two, one = (
+        [line for line in rundir.read_lines(job / name / variant / rundir.METRICS) if "val/l1" in line]
+        for name in ("two", "one")
+    )
+    assert len(two) == len(one) > 0
+    for a, b in zip(two, one, strict=True):
+        assert a == pytest.approx(b, rel=1e-3, abs=1e-4, nan_ok=True), variant
+
+
+@pytest.mark.parametrize("variant", ["unet batch prior", "pix2pix", "palette"])
+def test_a_stop_that_one_rank_hears_of_is_everybodys(variant: str, job: Path) -> None:
+    told = [json.loads((job / f"stopped-{variant}-{rank}.json").read_text()) for rank in (0, 1)]
+    assert told[0] == told[1]
+    assert told[0]["code"] == 75
+    assert told[0]["step"] in (8, 9)  # heard of after step 7, one step late
+
+
+@pytest.mark.parametrize("variant", ["unet batch prior", "pix2pix", "palette"])
+def test_what_was_stopped_ends_as_if_it_had_not_been(variant: str, job: Path) -> None:
+    whole, stopped = ((job / name / variant / rundir.METRICS).read_bytes() for name in ("two", "resumed"))
+    assert whole == stopped
+
+
+def test_batch_statistics_are_everybodys(job: Path) -> None:
+    told = [json.loads((job / f"statistics-{rank}.json").read_text()) for rank in (0, 1)]
+    assert told[0] == told[1] and len(told[0]) > 0
+
+
+def test_micro_batches_do_not_change_the_losses(job: Path) -> None:
+    for variant in EXACT:
+        for a, b in zip(losses(job / "micro" / variant), losses(job / "one" / variant), strict=True):
+            assert a == pytest.approx(b, rel=1e-5, abs=1e-7), variant
+
+
+def test_an_overflow_at_one_rank_is_skipped_by_both(job: Path) -> None:
+    told = [json.loads((job / f"overflow-{rank}.json").read_text()) for rank in (0, 1)]
+    assert told[0] == told[1]
+    assert told[0] == {"taken": [1.0, 0.0, 1.0], "moved": [True, False, True]}
+
+
+def test_a_failure_of_the_main_rank_is_everybodys(job: Path) -> None:
+    told = [json.loads((job / f"failure-{rank}.json").read_text()) for rank in (0, 1)]
+    assert told[0] == told[1] == "no room"

@@ -1,0 +1,383 @@
+"""The command line: which commands and flags there are, what they call, and what a person reads when they err."""
+
+import os
+import re
+import subprocess
+import sys
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer.main
+
+from memdist import __version__, cli
+from memdist.errors import CheckpointError, ConfigError
+
+# A new flag is a decision: it is written here, in the README and in the changelog. Settings are keys, not flags.
+COMMANDS = {
+    "": {"--install-completion", "--show-completion"},
+    "train": {"CONFIG", "KEY=VALUE", "--out", "--dry-run", "--extend"},
+    "evaluate": {"RUN", "KEY=VALUE", "--split", "--checkpoint", "--no-ema"},
+    "predict": {"RUN", "IMAGE_OR_FOLDER", "--out", "--checkpoint", "--no-ema"},
+    "compare": {"RUN", "--html"},
+    "data": set(),
+    "data make": {"--out", "--pairs", "--size", "--seed"},
+    "data cache": {"CONFIG", "KEY=VALUE"},
+    "models": set(),
+    "models show": {"NAME"},
+    "doctor": set(),
+    "bench": set(),
+    "bench loop": {"CONFIG", "KEY=VALUE", "--steps"},
+}
+
+
+class Recorder(types.ModuleType):
+    """A stand-in for a module: every function of it notes how it was called, and gives `gives`."""
+
+    def __init__(self, gives: Any = None) -> None:
+        super().__init__("recorder")
+        self.gives = gives
+        self.calls: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = []
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        if name.startswith("__"):
+            raise AttributeError(name)
+
+        def call(*positional: Any, **named: Any) -> Any:
+            self.calls.append((name, positional, named))
+            return self.gives
+
+        return call
+
+
+@pytest.fixture
+def room(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Recorder]:
+    """Put a recorder in the place of a module, as `from package import module` finds it."""
+
+    def put(path: str, gives: Any = None) -> Recorder:
+        recorder = Recorder(gives)
+        package, _, name = path.rpartition(".")
+        if package not in sys.modules:
+            # The package itself is not what is tested here.
+            monkeypatch.setitem(sys.modules, package, types.ModuleType(package))
+        monkeypatch.setitem(sys.modules, path, recorder)
+        monkeypatch.setattr(sys.modules[package], name, recorder, raising=False)
+        return recorder
+
+    return put
+
+
+@pytest.fixture
+def resolved(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any]]:
+    """Configurations that were asked for; each resolves to "RUN"."""
+    asked: list[tuple[str, Any]] = []
+
+    def resolve(config: str, overrides: Any) -> str:
+        asked.append((config, overrides or []))
+        return "RUN"
+
+    monkeypatch.setattr(cli, "_resolve", resolve)
+    return asked
+
+
+def run(*arguments: str) -> int:
+    """Exit code of the command."""
+    with pytest.raises(SystemExit) as end:
+        cli.main(arguments)
+    assert end.value.code is None or isinstance(end.value.code, int)
+    return end.value.code or 0
+
+
+def test_commands_and_flags_are_these() -> None:
+    found: dict[str, set[str]] = {}
+
+    def walk(command: Any, path: tuple[str, ...]) -> None:
+        names: set[str] = set()
+        for parameter in command.params:
+            if parameter.param_type_name == "argument":
+                names.add(parameter.metavar)
+            else:
+                names |= {*parameter.opts, *parameter.secondary_opts}
+        found[" ".join(path)] = names - {"--help"}
+        for name, inner in getattr(command, "commands", {}).items():
+            walk(inner, (*path, name))
+
+    walk(typer.main.get_command(cli.app), ())
+    assert found == COMMANDS
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(*command.split(), "--help") == 0
+    out = capsys.readouterr().out
+    assert out.startswith(f"Usage: memdist {command}".rstrip())
+    for flag in COMMANDS[command]:
+        assert flag in out
+
+
+# What is called
+
+
+def test_train_resolves_and_starts(
+    room: Callable[..., Recorder], resolved: list[tuple[str, Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    room("memdist.train.start")
+    loop = room("memdist.train.loop", 0)
+    assert run("train", "unet", "seed=3", "optim.generator.lr=1e-4", "--out", "runs/a") == 0
+    assert resolved == [("unet", ["seed=3", "optim.generator.lr=1e-4"])]
+    assert loop.calls == [("train", ("RUN", Path("runs/a")), {"extend": False})]
+    assert capsys.readouterr().out == ""
+
+
+def test_flags_may_stand_anywhere(room: Callable[..., Recorder], resolved: list[tuple[str, Any]]) -> None:
+    room("memdist.train.start")
+    loop = room("memdist.train.loop", 0)
+    assert run("train", "--extend", "unet", "--out", "runs/a", "epochs=9") == 0
+    assert resolved == [("unet", ["epochs=9"])]
+    assert loop.calls == [("train", ("RUN", Path("runs/a")), {"extend": True})]
+
+
+@pytest.mark.parametrize("code", [0, 75])
+def test_the_exit_code_of_training_is_the_commands(
+    code: int, room: Callable[..., Recorder], resolved: list[tuple[str, Any]]
+) -> None:
+    room("memdist.train.start")
+    room("memdist.train.loop", code)
+    assert run("train", "unet", "--out", "a") == code
+
+
+@pytest.mark.parametrize(("config", "name"), [("quick/unet", "quick/unet"), ("my settings.yaml", "my settings")])
+def test_the_default_folder_is_named_after_the_configuration(
+    config: str,
+    name: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    room: Callable[..., Recorder],
+    resolved: list[tuple[str, Any]],
+) -> None:
+    (tmp_path / "my settings.yaml").write_text("model: unet\n")
+    monkeypatch.chdir(tmp_path)
+    start, loop = room("memdist.train.start", "FOLDER"), room("memdist.train.loop", 0)
+    assert run("train", config, "seed=3") == 0
+    assert start.calls == [("default_folder", (name, ["seed=3"], "RUN"), {})]
+    assert loop.calls == [("train", ("RUN", "FOLDER"), {"extend": False})]
+
+
+def test_a_dry_run_only_describes(
+    room: Callable[..., Recorder],
+    resolved: list[tuple[str, Any]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    start, loop = room("memdist.train.start", "what would be trained"), room("memdist.train.loop")
+    assert run("train", "unet", "--dry-run", "--out", "a") == 0
+    assert start.calls == [("describe", ("RUN",), {})] and loop.calls == []
+    assert capsys.readouterr().out == "what would be trained\n"
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "splits", "named"),
+    [
+        ([], ["test"], {}),
+        (["--split", "all"], ["train", "val", "test"], {}),
+        (["--split", "val", "--checkpoint", "last", "--no-ema"], ["val"], {"choice": "last", "ema": False}),
+        (["--checkpoint", "1200"], ["test"], {"choice": "1200"}),
+        (["device=cpu", "eval.steps=9"], ["test"], {"overrides": ["device=cpu", "eval.steps=9"]}),
+    ],
+)
+def test_evaluate(
+    arguments: list[str], splits: list[str], named: dict[str, Any], room: Callable[..., Recorder]
+) -> None:
+    evaluate = room("memdist.train.evaluate", "scores")
+    assert run("evaluate", "runs/a", *arguments) == 0
+    expected = {"choice": "best", "ema": True, "overrides": [], **named}
+    assert evaluate.calls == [("evaluate", (Path("runs/a"), splits), expected)]
+
+
+def test_predict(
+    room: Callable[..., Recorder], capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a=b").write_text("")
+    monkeypatch.chdir(tmp_path)
+    pictures = room("memdist.predict.pictures", 3)
+    inputs = ("x.png", "device=cpu", "folder", "a=b", "./c=d", "eval.steps=9")
+    assert run("predict", "runs/a", *inputs, "--out", "maps", "--checkpoint", "last") == 0
+    expected = (Path("runs/a"), [Path("x.png"), Path("folder"), Path("a=b"), Path("c=d")], Path("maps"))
+    named = {"choice": "last", "ema": True, "overrides": ["device=cpu", "eval.steps=9"]}
+    assert pictures.calls == [("predict", expected, named)]
+    assert capsys.readouterr().out == "3 maps in maps\n"
+
+
+def test_predict_needs_pictures(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("predict", "runs/a", "device=cpu", "--out", "maps") == 2
+    assert capsys.readouterr().err.startswith("memdist: there are only settings (device=cpu) and no pictures")
+
+
+def test_compare(room: Callable[..., Recorder], capsys: pytest.CaptureFixture[str]) -> None:
+    table, page = room("memdist.compare.table", "table"), room("memdist.compare.page")
+    assert run("compare", "runs/a", "runs/b") == 0
+    assert table.calls == [("collect", ([Path("runs/a"), Path("runs/b")],), {}), ("render", ("table",), {})]
+    assert page.calls == []
+    assert run("compare", "runs/a", "--html", "c.html") == 0
+    assert page.calls == [("write", ("table", Path("c.html")), {})]
+    assert capsys.readouterr().out == "table\ntable\npage: c.html\n"
+
+
+def test_data_make_has_the_dissertations_numbers(room: Callable[..., Recorder]) -> None:
+    example = room("memdist.data.example")
+    assert run("data", "make", "--out", "d") == 0
+    assert run("data", "make", "--out", "d", "--pairs", "4", "--size", "32", "--seed", "7") == 0
+    assert [call[1] for call in example.calls] == [(Path("d"), 1600, 128, 0), (Path("d"), 4, 32, 7)]
+
+
+def test_data_cache(room: Callable[..., Recorder], resolved: list[tuple[str, Any]]) -> None:
+    start = room("memdist.train.start", "cached")
+    assert run("data", "cache", "unet", "data.size=32") == 0
+    assert start.calls == [("cache", ("RUN",), {})]
+    assert resolved == [("unet", ["data.size=32"])]
+
+
+def test_models(room: Callable[..., Recorder], capsys: pytest.CaptureFixture[str]) -> None:
+    models = room("memdist.models", "model: [unet]  # [1, 2]\n")
+    assert run("models") == 0
+    assert run("models", "show", "palette") == 0
+    assert [call[:2] for call in models.calls] == [("listing", ()), ("show", ("palette",))]
+    # What looks like markup is left alone: `models show NAME > my.yaml` has to be a configuration.
+    assert capsys.readouterr().out.endswith("model: [unet]  # [1, 2]\n")
+
+
+@pytest.mark.parametrize("well", [True, False])
+def test_doctor_says_whether_something_has_to_be_mended(well: bool, room: Callable[..., Recorder]) -> None:
+    room("memdist.doctor", ("report", well))
+    assert run("doctor") == (0 if well else 1)
+
+
+def test_bench_loop(room: Callable[..., Recorder], resolved: list[tuple[str, Any]]) -> None:
+    loop = room("memdist.bench.loop")
+    assert run("bench", "loop") == 0
+    assert run("bench", "loop", "unet", "device=cpu", "--steps", "10") == 0
+    assert loop.calls == [("main", ("RUN",), {"steps": 200}), ("main", ("RUN",), {"steps": 10})]
+    assert resolved == [("quick/unet", []), ("unet", ["device=cpu"])]
+
+
+# What a person reads
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["tarin"],
+        ["train"],
+        ["train", "unet", "--epochs", "3"],
+        ["train", "unet", "--out"],
+        ["evaluate"],
+        ["evaluate", "a", "--split", "dev"],
+        ["predict", "a", "--out", "b"],
+        ["predict", "a", "b.png"],
+        ["compare"],
+        ["data"],
+        ["data", "make"],
+        ["data", "make", "--out", "d", "--pairs", "many"],
+        ["data", "cache"],
+        ["models", "list"],
+        ["models", "show"],
+        ["doctor", "now"],
+        ["bench"],
+        ["bench", "loop", "--steps", "0"],
+    ],
+)
+def test_bad_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(*arguments) == 2
+    output = capsys.readouterr()
+    assert "Usage: memdist" in output.out + output.err or output.err.startswith("Error: ")
+    assert "Traceback" not in output.err
+
+
+@pytest.mark.parametrize("choice", ["newest", "", "-1", "1.5", "²"])
+def test_a_checkpoint_that_cannot_be(choice: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for command in (["evaluate", "runs/a"], ["predict", "runs/a", "b.png", "--out", "c"]):
+        assert run(*command, f"--checkpoint={choice}") == 2
+        sentence = f"--checkpoint {choice!r} cannot be: it should be best, last or the number of a step"
+        assert capsys.readouterr().err == f"memdist: {sentence}\n"
+
+
+def test_a_wrong_configuration_is_a_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("train", "no-such-thing") == 2
+    assert re.fullmatch("memdist: there is no configuration 'no-such-thing': .*\n", capsys.readouterr().err)
+
+
+def _raise(error: BaseException) -> Callable[..., None]:
+    def function(*_: Any, **__: Any) -> None:
+        raise error
+
+    return function
+
+
+def test_several_mistakes_are_several_lines(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cli, "_resolve", _raise(ConfigError("one\ntwo")))
+    assert run("train", "unet") == 2
+    output = capsys.readouterr()
+    assert (output.out, output.err) == ("", "memdist: one\nmemdist: two\n")
+
+
+@pytest.mark.parametrize(("rank", "says"), [("0", "memdist: one\n"), ("1", "")])
+def test_one_rank_speaks_for_all(
+    rank: str,
+    says: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    room: Callable[..., Recorder],
+) -> None:
+    monkeypatch.setenv("RANK", rank)
+    room("memdist.doctor", ("report", True))
+    assert run("doctor") == 0
+    assert capsys.readouterr().out == ("report\n" if rank == "0" else "")
+    monkeypatch.setattr(cli, "_resolve", _raise(CheckpointError("one")))
+    assert run("train", "unet") == 2
+    assert capsys.readouterr().err == says
+
+
+def test_an_interruption_shows_no_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cli, "_resolve", _raise(KeyboardInterrupt()))
+    assert run("train", "unet") == 130
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_a_fault_of_memdist_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli, "_resolve", _raise(ZeroDivisionError()))
+    with pytest.raises(ZeroDivisionError):
+        cli.main(["train", "unet"])
+
+
+def test_tables_keep_their_width_in_a_file(room: Callable[..., Recorder], capsys: pytest.CaptureFixture[str]) -> None:
+    from rich.table import Table
+
+    table = Table(*(f"column number {i}" for i in range(8)))
+    room("memdist.models", table)
+    assert run("models") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert all(f"column number {i}" in lines[1] for i in range(8))
+
+
+def test_the_installed_command_answers() -> None:
+    command = Path(sys.executable).with_name("memdist")
+    done = subprocess.run([command, "--help"], capture_output=True, text=True, env={**os.environ})
+    assert done.returncode == 0
+    assert "Usage: memdist" in done.stdout and "train" in done.stdout
+    assert done.stderr == ""
+
+
+def test_the_installed_version_is_the_packages() -> None:
+    from importlib.metadata import version
+
+    assert version("memdist") == __version__
