@@ -94,11 +94,13 @@ def train(
 ) -> None:
     """Train a model, or take a stopped run up again. Exit code 75: stopped; the same command resumes."""
     run = _resolve(config, overrides)
+    if dry_run:
+        from memdist.train import describe
+
+        _show(describe.describe(run))
+        return
     from memdist.train import loop, start
 
-    if dry_run:
-        _show(start.describe(run))
-        return
     name = Path(config).stem if Path(config).is_file() else config
     folder = out or start.default_folder(name, overrides or [], run)
     raise typer.Exit(loop.train(run, folder, extend=extend))

@@ -11,18 +11,19 @@ from typing import Any
 from memdist import models
 from memdist.model import Pair
 from memdist.train import loop, start
+from memdist.train import step as step_
 
 
 def die_at(step: int, number: int, rank: int | None = None) -> None:
     """Send this process a signal once it has finished a step, before anything that follows that step."""
-    taken = loop.take_step
+    taken = step_.take_step
 
-    def take_step(session: start.Session, micros: Sequence[Pair], sums: loop.Sums) -> None:
+    def take_step(session: start.Session, micros: Sequence[Pair], sums: step_.Sums) -> None:
         taken(session, micros, sums)
         if session.step == step and rank in (None, session.strategy.rank):
             os.kill(os.getpid(), number)
 
-    loop.take_step = take_step
+    step_.take_step = take_step
 
 
 def main(request: dict[str, Any]) -> int:

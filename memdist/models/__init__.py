@@ -24,9 +24,9 @@ REGISTRY = {
 }
 
 
-def load(name: str) -> type[Model]:
+def load(name: Any) -> type[Model]:
     """Import a model's class by its name; a ConfigError names the nearest ones."""
-    if name not in REGISTRY:
+    if not isinstance(name, str) or name not in REGISTRY:
         near = difflib.get_close_matches(str(name), REGISTRY, n=1)
         hint = f"did you mean {near[0]!r}?" if near else "choose one of them"
         raise ConfigError(f"there is no model {name!r}; there are {', '.join(REGISTRY)}: {hint}")

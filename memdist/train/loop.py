@@ -4,93 +4,21 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from memdist import draws, rundir
+from memdist import rundir
 from memdist.augment import augment
 from memdist.data import loader as loader_
 from memdist.distributed import strategy as strategy_
 from memdist.errors import MemdistError
-from memdist.model import Pair, Scratch, Update
-from memdist.train import checkpoint, optim, start, validate
+from memdist.train import checkpoint, start, step, validate
 from memdist.train.report import Report
 from memdist.train.signals import RESUME_ME, SAVE, STOP, Signals
-
-
-class Sums:
-    """Training losses, summed on the device and fetched once per log interval."""
-
-    def __init__(self) -> None:
-        """Empty."""
-        self._totals: dict[str, Tensor] = {}
-        self._counts: dict[str, int] = {}
-
-    def add(self, values: Mapping[str, Tensor]) -> None:
-        """Add one micro-batch's means."""
-        for name, value in values.items():
-            before = self._totals.get(name)
-            self._totals[name] = value.float() if before is None else before + value
-            self._counts[name] = self._counts.get(name, 0) + 1
-
-    def fetch(self, strategy: strategy_.Strategy) -> dict[str, float]:
-        """Means since the last fetch, over all ranks; empties."""
-        names = sorted(self._totals)
-        if not names:
-            return {}
-        means = torch.stack([self._totals[name] / self._counts[name] for name in names])
-        self._totals, self._counts = {}, {}
-        return dict(zip(names, strategy.mean(means).tolist(), strict=True))
-
-    def state(self, strategy: strategy_.Strategy) -> dict[str, Any]:
-        """What a checkpoint keeps: the sums of every rank."""
-        names = sorted(self._totals)
-        totals = (
-            torch.stack([self._totals[n] for n in names])[None] if names else torch.zeros(1, 0, device=strategy.device)
-        )
-        return {"names": names, "counts": [self._counts[n] for n in names], "totals": strategy.gather(totals).tolist()}
-
-    def load(self, state: Mapping[str, Any], strategy: strategy_.Strategy) -> None:
-        """Restore a rank's own sums, or, at another world size, their mean."""
-        ranks = state["totals"]
-        mine = (
-            ranks[strategy.rank]
-            if len(ranks) == strategy.world
-            else [sum(c) / len(ranks) for c in zip(*ranks, strict=True)]
-        )
-        self._totals = {n: torch.tensor(v, device=strategy.device) for n, v in zip(state["names"], mine, strict=True)}
-        self._counts = dict(zip(state["names"], state["counts"], strict=True))
-
-
-def take_step(session: start.Session, micros: Sequence[Pair], sums: Sums) -> None:
-    """One step: each update that is due moves its network, the others frozen."""
-    run, strategy, step = session.run, session.strategy, session.step
-    # Dropout alone draws from the global generator: a function of seed, step and rank.
-    torch.manual_seed(draws.key("dropout", run.seed, step, strategy.rank) & (2**63 - 1))
-    scratches: list[Scratch] = [{} for _ in micros]
-    for update in due(session.stage.updates, step):
-        settings = getattr(run.optim, update.net)
-        optim.set_rate(session.optimisers[update.net], settings, step, session.total)
-        with strategy.only(update.net) as nets:
-            for number, (micro, scratch) in enumerate(zip(micros, scratches, strict=True), 1):
-                with strategy.micro(update.net, number == len(micros)):
-                    loss = update.loss(nets, micro, scratch)
-                    strategy.backward(update.net, loss.value, len(micros))
-                sums.add(loss.logs)
-        taken = strategy.step(update)
-        session.averages.update(update.net, step, taken)
-    strategy.finish_step()
-    session.step += 1
-
-
-def due(updates: Sequence[Update], step: int) -> list[Update]:
-    """Updates of a step, in order: one with `every` = k is taken at the k-th, 2k-th ... step."""
-    return [update for update in updates if (step + 1) % update.every == 0]
 
 
 def train(run: Any, out: Path, *, extend: bool = False) -> int:
@@ -123,7 +51,7 @@ class Leg:
         self.began = time.monotonic()
         self.saved = self.began
         self.waited = 0.0
-        self.sums = Sums()
+        self.sums = step.Sums()
         lengths = session.state.get("lengths", {})
         self.metrics = self.timing = None
         if self.strategy.main:
@@ -191,7 +119,7 @@ class Leg:
         before = time.perf_counter()
         micros = loader.micro_batches(session.step)
         self.waited += time.perf_counter() - before
-        take_step(session, [augment(micro, settings.augment) for micro in micros], self.sums)
+        step.take_step(session, [augment(micro, settings.augment) for micro in micros], self.sums)
         self.report.step(session.step)
         if session.step % settings.log.every == 0:
             self._log()

@@ -88,7 +88,7 @@ class Report:
         if not self._speaks:
             return speed
         shown = "  ".join(
-            f"{name.removeprefix('train/')} {value:.4g}" for name, value in values.items() if name != "lr"
+            f"{name.removeprefix('train/')} {value:.4g}" for name, value in values.items() if not name.startswith("lr/")
         )
         text = f"{rate:.1f} steps/s, {rate * self._batch:.0f} pictures/s, {speed['memory_gib']:.1f} GiB"
         if self._bars is not None:

@@ -13,7 +13,7 @@ from memdist.distributed.single import Single
 from memdist.model import Model, Pair, Sampling, Task
 from memdist.train import checkpoint, optim
 from memdist.train.ema import Averages
-from memdist.train.loop import due
+from memdist.train.step import due
 from tests import tiny
 
 SAMPLING = Sampling(steps=3)

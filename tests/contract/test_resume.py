@@ -7,6 +7,7 @@ import pytest
 
 from memdist import rundir
 from memdist.train import checkpoint, loop
+from memdist.train import step as step_
 from tests import tiny
 
 LAST = 14
@@ -23,7 +24,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def killed_at(monkeypatch: pytest.MonkeyPatch, run: Any, out: Path, step: int) -> None:
-    taken = loop.take_step
+    taken = step_.take_step
 
     def take_step(session: Any, *rest: Any) -> None:
         taken(session, *rest)
@@ -31,7 +32,7 @@ def killed_at(monkeypatch: pytest.MonkeyPatch, run: Any, out: Path, step: int) -
             raise Killed
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(loop, "take_step", take_step)
+        patch.setattr(step_, "take_step", take_step)
         # Nothing that a killed process would not do: no word on its end.
         patch.setattr(loop.Leg, "_note", lambda *_: None)
         loop.train(run, out)

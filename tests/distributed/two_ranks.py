@@ -16,6 +16,7 @@ from memdist.distributed.single import Single
 from memdist.errors import DataError
 from memdist.model import Loss, Pair, Stage, Update
 from memdist.train import loop, start
+from memdist.train import step as step_
 from memdist.train.signals import Signals
 from tests import tiny
 
@@ -58,16 +59,16 @@ def train(run: Any, out: Path, strategy: Any, last: int) -> int | None:
 def stopped(variant: str, folder: Path, strategy: Ddp) -> None:
     """Rank 1 alone hears of a signal after step 7; both stop, and go on to step 20."""
     run, out = settings(variant, folder), folder / "resumed" / variant
-    taken = loop.take_step
+    taken = step_.take_step
 
-    def take_step(session: start.Session, micros: Sequence[Pair], sums: loop.Sums) -> None:
+    def take_step(session: start.Session, micros: Sequence[Pair], sums: step_.Sums) -> None:
         taken(session, micros, sums)
         if session.step == 7 and strategy.rank == 1:
             os.kill(os.getpid(), signal.SIGUSR1)
 
-    loop.take_step = take_step
+    step_.take_step = take_step
     code = train(run, out, strategy, 20)
-    loop.take_step = taken
+    step_.take_step = taken
     strategy.first(lambda: None)
     state = json.loads(sorted(out.glob("checkpoints/*/state.json"))[-1].read_text())
     (folder / f"stopped-{variant}-{strategy.rank}.json").write_text(json.dumps({"code": code, "step": state["step"]}))
@@ -83,7 +84,7 @@ def statistics(folder: Path, strategy: Ddp) -> None:
         session.data.pixels, session.data.rows["train"], seed=0, batch_size=4, micro=2, rank=strategy.rank, world=2
     ) as loader:
         for step in range(3):
-            loop.take_step(session, loader.micro_batches(step), loop.Sums())
+            step_.take_step(session, loader.micro_batches(step), step_.Sums())
     told = {
         f"{name}.{key}": value.flatten().tolist()
         for name, net in session.stage.nets.items()

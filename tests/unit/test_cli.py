@@ -173,9 +173,9 @@ def test_a_dry_run_only_describes(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    start, loop = room("memdist.train.start", "what would be trained"), room("memdist.train.loop")
+    describe, loop = room("memdist.train.describe", "what would be trained"), room("memdist.train.loop")
     assert run("train", "unet", "--dry-run", "--out", "a") == 0
-    assert start.calls == [("describe", ("RUN",), {})] and loop.calls == []
+    assert describe.calls == [("describe", ("RUN",), {})] and loop.calls == []
     assert capsys.readouterr().out == "what would be trained\n"
     assert not list(tmp_path.iterdir())
 
