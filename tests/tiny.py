@@ -39,7 +39,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "pix2pix clip": {
         "model": {
             "name": "pix2pix",
-            "l1_weight": 20,
+            "l1_weight": 200,
             "loss": "wasserstein",
             "constraint": "clip",
             "critic_steps": 2,
@@ -50,7 +50,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "pix2pix penalty": {
         "model": {
             "name": "pix2pix",
-            "l1_weight": 20,
+            "l1_weight": 200,
             "loss": "wasserstein",
             "constraint": "penalty",
             "critic_steps": 2,

@@ -178,7 +178,7 @@ def test_scores_of_fewer_pictures_or_other_weights_are_told(tmp_path: Path) -> N
 def test_trivial_predictors_that_disagree_are_told(tmp_path: Path) -> None:
     other = _scores(0.07, trivial={"black": _means(0.09)})
     paths = [_run(tmp_path / "a"), _run(tmp_path / "b", scores={"test": other, "val": other, "train": other})]
-    assert "b: its own test L1 of black is 0.0900" in _notes(paths)
+    assert "its trivial predictors differ from those shown by up to 0.0090" in _notes(paths)
     assert "a: its own" not in _notes(paths)
 
 
