@@ -241,9 +241,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         app(args=arguments, prog_name="memdist")
     except MemdistError as error:
-        if _speaks():
-            for sentence in str(error).splitlines():
-                print(f"memdist: {sentence}", file=sys.stderr)
+        # A mistake that all ranks make is told once; one of a single rank would else be silent.
+        who = "memdist" if _speaks() else f"memdist (rank {os.environ['RANK']})"
+        for sentence in str(error).splitlines():
+            print(f"{who}: {sentence}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -28,7 +28,7 @@ SCORES_CSV = "scores.csv"
 CHECKPOINTS = "checkpoints"
 SAMPLES = "samples"
 TENSORBOARD = "tensorboard"
-MEAN_MAP = "prior.safetensors"
+LOCK = ".lock"
 
 
 @contextlib.contextmanager
@@ -92,7 +92,8 @@ def read_json(path: Path) -> dict[str, Any]:
 def new_folder(path: Path) -> Iterator[Path]:
     """Fill a folder under a temporary name; it appears at `path` whole, or not at all.
 
-    A folder that someone else put there meanwhile stays, and ours goes: callers name folders by their content.
+    A folder that someone else put there meanwhile stays, and ours goes: callers name folders by their content, or have
+    removed (`remove_folder`) what stood there.
     """
     make_folder(path.parent)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
@@ -113,6 +114,44 @@ def new_folder(path: Path) -> Iterator[Path]:
             sync_folder(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def remove_folder(path: Path) -> None:
+    """Remove a folder; it leaves its name at once, so that nobody ever finds a part of it there."""
+    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    with naming(path):
+        try:
+            path.rename(aside)
+        except FileNotFoundError:
+            return
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def sweep(folder: Path) -> None:
+    """Remove what a killed process left half-written in a folder that no other process writes into."""
+    for path in folder.glob(".*.tmp"):
+        shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a run folder for this process; a CheckpointError when another process of this machine does.
+
+    The system lets go of the lock when the process ends, however it ends.
+    """
+    import fcntl
+
+    path = folder / LOCK
+    with naming(path):
+        file = open(path, "w")
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise CheckpointError(
+                f"{folder} is being trained by another process; wait for its end, or choose another folder with --out"
+            ) from None
+        yield
 
 
 def sync_folder(path: Path) -> None:

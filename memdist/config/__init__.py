@@ -24,6 +24,7 @@ from memdist.config.schema import (
     Checkpoint,
     Count,
     Data,
+    Dropout,
     Ema,
     Eval,
     Folder,
@@ -37,6 +38,7 @@ from memdist.config.schema import (
     Select,
     Settings,
     Validate,
+    Widths,
     runtime,
 )
 from memdist.errors import ConfigError
@@ -47,6 +49,7 @@ __all__ = [
     "Checkpoint",
     "Count",
     "Data",
+    "Dropout",
     "Ema",
     "Eval",
     "Folder",
@@ -60,6 +63,7 @@ __all__ = [
     "Select",
     "Settings",
     "Validate",
+    "Widths",
     "dump",
     "fields",
     "find",
@@ -95,8 +99,10 @@ def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
     for key_node, value_node in node.value:
         key = loader.construct_object(key_node, deep=True)
         line = key_node.start_mark.line + 1
-        if isinstance(key, list | dict):
-            raise ConfigError(f"line {line}: a key is a word, not a list or a group of settings")
+        if not isinstance(key, str):
+            raise ConfigError(
+                f"line {line}: {str(key)!r} cannot be a key: a key is a word, quoted if it looks like a number"
+            )
         if key in made:
             raise ConfigError(f"line {line}: the key {key!r} stands twice; keep one")
         made[key] = loader.construct_object(value_node, deep=True)
@@ -168,6 +174,8 @@ def override(raw: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
             raise ConfigError(f"{text!r} is no setting: write key=value, for example optim.generator.lr=1e-4")
         *groups, last = name.split(".")
         level = raw
+        if groups[:1] == ["model"] and isinstance(raw.get("model"), str):
+            raw["model"] = {"name": raw["model"]}
         for group in groups:
             if not isinstance(level.get(group), dict):
                 level[group] = {}

@@ -9,8 +9,10 @@ import pydantic
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Dropout = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, le=10**6)]
+Widths = Annotated[tuple[Annotated[int, Field(ge=1, le=1024)], ...], Field(min_length=1, max_length=16)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
 
@@ -48,7 +50,7 @@ class Data(Settings):
     """Folder of pictures. Its content is part of the run's identity, its place is not."""
     maps: Folder | None = runtime(None)
     """Folder of maps with the pictures' stems."""
-    size: Count = 64
+    size: Annotated[int, Field(ge=1, le=2**14)] = 64
     """Height and width in pixels to which pictures and maps are resized for training."""
     map_channels: Literal[1, 3] = 3
     """Channels of a map: 3 for colour, 1 for grey."""

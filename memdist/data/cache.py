@@ -10,8 +10,6 @@ import functools
 import hashlib
 import json
 import os
-import shutil
-import uuid
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -223,13 +221,7 @@ def _remove(path: Path) -> None:
 
     One that another process has mended meanwhile may go too: what it mapped stays readable, and it is built again.
     """
-    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.torn")
-    with rundir.naming(path):
-        try:
-            path.rename(aside)
-        except FileNotFoundError:
-            return
-    shutil.rmtree(aside, ignore_errors=True)
+    rundir.remove_folder(path)
 
 
 def _mapped(path: Path, kind: type[Number], shape: tuple[int, ...]) -> npt.NDArray[Number] | None:

@@ -34,7 +34,7 @@ class Ddp(Single):
         )
         self.rank, self.world = self._accelerator.process_index, self._accelerator.num_processes
         assert self.world == dist.get_world_size(), "every rank believes that it is alone"
-        self._hosts = dist.new_group(backend="gloo")
+        self._hosts = dist.new_group(backend="gloo", timeout=timedelta(days=1))
         self._bits = torch.zeros(8, dtype=torch.int64)
         self._flying: dist.Work | None = None
 

@@ -79,9 +79,15 @@ class Strategy(Protocol):
 
 def device_of(name: str) -> torch.device:
     """Device for `device=NAME`; a ConfigError when it is not there."""
+    local = int(os.environ.get("LOCAL_RANK", 0))
+    if name in ("auto", "cuda") and torch.cuda.is_available() and local >= torch.cuda.device_count():
+        raise ConfigError(
+            f"local rank {local} has no GPU of its own: this machine has {torch.cuda.device_count()}; start at most as many "
+            "processes a machine"
+        )
     if name == "auto":
         if torch.cuda.is_available():
-            return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+            return torch.device("cuda", local)
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     device = torch.device(name)
     present = {
@@ -94,7 +100,7 @@ def device_of(name: str) -> torch.device:
             f"device = {name!r} is not on this machine; use device=auto or device=cpu (`memdist doctor` says what is here)"
         )
     if device.type == "cuda" and device.index is None:
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+        device = torch.device("cuda", local)
     return device
 
 
@@ -115,6 +121,12 @@ def make(run: Run) -> Strategy:
     """Choose the strategy for a run in this process: one process, or one of several that a launcher started."""
     device = device_of(run.device)
     check_precision(run.precision, device)
+    if device.type == "cuda":
+        # Before the first kernel runs: cuBLAS reads its variable once.
+        if run.deterministic:
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(run.deterministic)
+        torch.backends.cudnn.benchmark = not run.deterministic
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         from memdist.distributed.ddp import Ddp
 

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from memdist import draws
-from memdist.config import Count, Fraction, Positive, Settings
+from memdist.config import Count, Dropout, Positive, Settings, Widths
 from memdist.diffusion import sampling as samplers
 from memdist.diffusion import schedule
 from memdist.diffusion.schedule import Prediction
@@ -29,7 +29,7 @@ class NoiseSchedule(Settings):
     name: Literal["linear_beta", "linear", "cosine", "sigmoid"] = "linear_beta"
     """linear_beta: variances from start to end (DDPM, Palette); linear, cosine, sigmoid: gamma(t) of Chen 2023 (arXiv
     2301.10972)."""
-    steps: Annotated[int, Field(ge=2)] = 2000
+    steps: Annotated[int, Field(ge=2, le=10**6)] = 2000
     """Trained noise steps, >= 2."""
     start: float | None = None
     """linear_beta: first variance (1e-6); cosine: 0; sigmoid: -3; linear has none."""
@@ -50,6 +50,13 @@ class NoiseSchedule(Settings):
             inside = low <= start < end <= high and not (self.name == "linear_beta" and (start <= 0 or end >= 1))
             if not inside:
                 raise ValueError(f"start < end between {low} and {high} for {self.name}, not {start} and {end}")
+        table = self.table()
+        if not (
+            bool(table.isfinite().all()) and bool((table.diff() <= 0).all()) and float(table[0]) > float(table[-1])
+        ):
+            raise ValueError(
+                "start, end and temperature between which the noise level falls: this schedule is flat or undefined"
+            )
         return self
 
     @property
@@ -82,7 +89,7 @@ class Palette(Model):
         """guided: the guided-diffusion U-Net (Palette's); sr3: that of SR3."""
         channels: Count = 64
         """Channels of the first level."""
-        multipliers: tuple[Count, ...] = (1, 2, 4, 8)
+        multipliers: Widths = (1, 2, 4, 8)
         """Channels of each level in units of the first; each but the last halves the picture."""
         blocks: Count = 2
         """Residual blocks a level."""
@@ -92,7 +99,7 @@ class Palette(Model):
         """guided only: channels of an attention head."""
         norm_groups: Count = 32
         """sr3 only: groups of its normalisation, a divisor of channels."""
-        dropout: Fraction = 0.0
+        dropout: Dropout = 0.0
         """Dropout in residual blocks, probability below 1."""
         schedule: NoiseSchedule = NoiseSchedule()
         """Noise levels."""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from memdist import draws
-from memdist.config import Count, Positive, Settings
+from memdist.config import Count, Positive, Settings, Widths
 from memdist.errors import ConfigError
 from memdist.model import Loss, Model, Nets, Pair, Sampling, Scratch, Stage, Task, Update
 from memdist.models.unet import Norm, UNetSettings, build_unet, check_stride, coupling_note
@@ -22,7 +22,7 @@ class Discriminator(Settings):
 
     channels: Count = 64
     """Channels of the first layer, c."""
-    multipliers: tuple[Count, ...] = (1, 2, 4, 8, 16)
+    multipliers: Widths = (1, 2, 4, 8, 16)
     """Channels of each layer in units of c; all but the last halve the grid (pix2pix itself: 1, 2, 4, 8 with flat_kernel 4)."""
     norm: Norm = "batch"
     """Normalisation: batch, instance, group or none."""

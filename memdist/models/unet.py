@@ -7,7 +7,7 @@ from typing import Literal
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from memdist.config import Count, Fraction, Settings
+from memdist.config import Count, Dropout, Settings, Widths
 from memdist.errors import ConfigError
 from memdist.model import Loss, Model, Nets, Pair, Sampling, Scratch, Stage, Task, Update
 from memdist.nets.unet import UNet
@@ -20,11 +20,11 @@ class UNetSettings(Settings):
 
     channels: Count = 64
     """Channels of the first level, c."""
-    multipliers: tuple[Count, ...] = (1, 2, 4, 8, 16)
+    multipliers: Widths = (1, 2, 4, 8, 16)
     """Channels of each level in units of c; each level halves the picture, so size must be a multiple of 2**levels."""
     norm: Norm = "batch"
     """Normalisation: batch, instance, group or none."""
-    dropout: Fraction = 0.0
+    dropout: Dropout = 0.0
     """Dropout in the three deepest decoder levels, probability below 1."""
     prior: Literal["none", "mean"] = "none"
     """mean: the untrained net predicts the training split's mean map (a fixed logit added before tanh); none: zero plus noise."""

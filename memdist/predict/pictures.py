@@ -11,6 +11,7 @@ import torch
 from memdist import metrics, rundir
 from memdist.data import loader, pairs
 from memdist.distributed import strategy as strategy_
+from memdist.distributed.single import Single
 from memdist.errors import CheckpointError, DataError
 from memdist.model import Sampling
 from memdist.train import evaluate, restore, validate
@@ -35,6 +36,7 @@ def predict(
     sizes = [_size(path) for path in files]
     device = strategy_.device_of(run.device)
     strategy_.check_precision(run.precision, device)
+    strategy = Single(device, run.precision)
     found = restore.restore(folder, choice, ema=ema, device=device)
     sampling = Sampling(sampler=run.eval.sampler, steps=run.eval.steps)
     found.model.check(sampling)
@@ -48,7 +50,9 @@ def predict(
         seeds = [loader.picture_seed(run.seed, pairs.content_hash(path)) for path in part]
         with torch.no_grad():
             image = loader.floats(torch.from_numpy(images).to(device))
-            maps = found.model.predict(found.nets, image, torch.tensor(seeds, device=device), sampling).clamp(-1, 1)
+            with strategy.autocast():
+                maps = found.model.predict(found.nets, image, torch.tensor(seeds, device=device), sampling)
+            maps = maps.float().clamp(-1, 1)
             for at, path in enumerate(part):
                 map_ = metrics.resize(maps[at : at + 1], sizes[start + at])[0]
                 validate.write_png(out / f"{path.stem}.png", validate.to_bytes(map_))
@@ -77,11 +81,5 @@ def find(inputs: Sequence[Path]) -> list[Path]:
 
 def _size(path: Path) -> tuple[int, int]:
     """Height and width as shown; a DataError for what is no picture, so that nothing is written before."""
-    from PIL import Image, ImageOps
-
-    try:
-        with Image.open(path) as file:
-            width, height = ImageOps.exif_transpose(file).size
-    except Exception as error:  # the decoders of a dozen formats fail in as many ways
-        raise DataError(f"{path} cannot be read as a picture: replace it or take it out") from error
+    _, height, width = pairs.decode(path, None, 1).shape
     return height, width

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -50,6 +49,8 @@ def save(
     """Write a checkpoint whole or not at all."""
     from safetensors.torch import save_file
 
+    # What stands there without a manifest is no checkpoint, and would be in the way of one.
+    rundir.remove_folder(folder(run, step))
     with rundir.new_folder(folder(run, step)) as temporary:
         save_file(_weights(nets), temporary / NETS)
         save_file(_weights(averages), temporary / AVERAGES)
@@ -63,9 +64,7 @@ def prune(run: Path, keep: set[int]) -> None:
     """Remove checkpoints that are not to be kept; called once the next one is whole."""
     for step in steps(run):
         if step not in keep:
-            # The manifest goes first: what is half removed no longer counts as a checkpoint.
-            (folder(run, step) / "manifest.json").unlink()
-            shutil.rmtree(folder(run, step))
+            rundir.remove_folder(folder(run, step))
 
 
 def read_state(run: Path, step: int) -> dict[str, Any]:

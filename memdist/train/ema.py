@@ -35,7 +35,7 @@ class Averages:
         if name not in self._pairs:
             return
         assert self.decay is not None
-        averages, weights, kept, buffers = self._pairs[name]
+        averages, weights, _, _ = self._pairs[name]
         share = 1 - min(self.decay, (1 + step) / (10 + step))
         if taken is None:
             torch._foreach_lerp_(averages, weights, share)
@@ -43,5 +43,10 @@ class Averages:
             change = list(torch._foreach_sub(weights, averages))
             torch._foreach_mul_(change, taken * share)
             torch._foreach_add_(averages, change)
-        for mine, theirs in zip(kept, buffers, strict=True):
-            mine.copy_(theirs)
+
+    @torch.no_grad()
+    def copy_buffers(self) -> None:
+        """Take over running statistics, once they are averaged over ranks."""
+        for _, _, mine, theirs in self._pairs.values():
+            for buffer, value in zip(mine, theirs, strict=True):
+                buffer.copy_(value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Mapping
@@ -30,12 +31,23 @@ def train(run: Any, out: Path, *, extend: bool = False) -> int:
     strategy = strategy_.make(run)
     try:
         with Signals() as signals:
-            session = start.open_session(run, out, strategy, model, extend=extend)
-            leg = Leg(session, signals)
-            try:
+            with contextlib.ExitStack() as held:
+
+                def hold() -> None:
+                    held.enter_context(rundir.locked(out))
+                    rundir.sweep(out)
+                    rundir.sweep(out / rundir.CHECKPOINTS)
+
+                # A run that is there is held before it is read; of a new one nothing stands until all is checked.
+                with rundir.naming(out):
+                    new = not (out / rundir.CONFIG).is_file()
+                if not new:
+                    strategy.first(hold)
+                session = start.open_session(run, out, strategy, model, extend=extend)
+                if new:
+                    strategy.first(hold)
+                leg = held.enter_context(contextlib.closing(Leg(session, signals)))
                 return leg.run()
-            finally:
-                leg.close()
     finally:
         strategy.close()
 
@@ -50,6 +62,7 @@ class Leg:
         self.pairs = len(session.data.rows["train"])
         self.began = time.monotonic()
         self.saved = self.began
+        self.asked = False
         self.waited = 0.0
         self.sums = step.Sums()
         lengths = session.state.get("lengths", {})
@@ -70,6 +83,7 @@ class Leg:
             pairs=self.pairs,
             batch=run.batch.size,
             resume_id=start.identity_of(session),
+            device=self.strategy.device,
         )
 
     def run(self) -> int:
@@ -156,7 +170,12 @@ class Leg:
         )
 
     def _overdue(self) -> bool:
-        return self.strategy.main and time.monotonic() - self.saved > 60 * self.session.run.checkpoint.every_minutes
+        """Whether to wish for a checkpoint by the clock; once, as the answer may come a step late."""
+        late = time.monotonic() - self.saved > 60 * self.session.run.checkpoint.every_minutes
+        if not self.strategy.main or not late or self.asked:
+            return False
+        self.asked = True
+        return True
 
     def _log(self) -> None:
         session = self.session
@@ -232,7 +251,7 @@ class Leg:
                 session.out, session.step, session.stage.nets, session.averages.nets, session.optimisers, state
             )
             checkpoint.prune(session.out, self._kept())
-        self.saved = time.monotonic()
+        self.saved, self.asked = time.monotonic(), False
 
     def _kept(self) -> set[int]:
         session, every = self.session, self.session.run.checkpoint.keep_every
@@ -262,7 +281,8 @@ class Leg:
 
     def _finish(self, why: str) -> int:
         session = self.session
-        if session.step and not why.startswith("this run is finished"):
+        stands = rundir.read_json(session.out / rundir.STATE).get("state")
+        if session.step and stands != "finished":
             self._note("finished", why)
         best = session.selection
         chosen = (

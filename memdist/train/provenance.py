@@ -27,7 +27,7 @@ def leg(device: torch.device, world: int, changed: dict[str, Any]) -> dict[str, 
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": [Path(sys.argv[0]).name, *map(_without_secrets, sys.argv[1:])],
         "folder": os.getcwd(),
-        "user": getpass.getuser() if hasattr(os, "getuid") else "",
+        "user": _user(),
         "host": platform.node(),
         "platform": platform.platform(),
         "python": platform.python_version(),
@@ -40,6 +40,13 @@ def leg(device: torch.device, world: int, changed: dict[str, Any]) -> dict[str, 
         "runtime_changes": changed,
         "git": _git(),
     }
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user without a name
+        return str(os.getuid())
 
 
 def _version(name: str) -> str | None:

@@ -28,11 +28,21 @@ class Report:
     """Speaks for a run; on ranks other than the main one it is silent."""
 
     def __init__(
-        self, run: Path, settings: Log, *, speaks: bool, step: int, steps: int, pairs: int, batch: int, resume_id: str
+        self,
+        run: Path,
+        settings: Log,
+        *,
+        speaks: bool,
+        step: int,
+        steps: int,
+        pairs: int,
+        batch: int,
+        resume_id: str,
+        device: torch.device,
     ) -> None:
         """Report on steps `step` .. `steps` of a run whose epochs have `pairs` pairs and whose steps have `batch`."""
         self._speaks, self._steps, self._pairs, self._batch = speaks, steps, pairs, batch
-        self._device_memory = torch.cuda.is_available()
+        self._device = device
         self._writer: Any = None
         self._wandb: Any = None
         self._bars: Any = None
@@ -138,8 +148,8 @@ class Report:
 
     def _memory(self) -> float:
         """Peak GiB: of the device where there is one (a number the allocator keeps, no sync), else of this process."""
-        if self._device_memory:
-            return torch.cuda.max_memory_allocated() / 2**30
+        if self._device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self._device) / 2**30
         import resource
         import sys
 

@@ -50,7 +50,13 @@ def chosen_step(folder: Path, choice: str) -> int:
         return steps[-1]
     if choice == "best":
         best = checkpoint.read_state(folder, steps[-1])["selection"]["step"]
-        return steps[-1] if best is None else int(best)
+        if best is None:
+            raise CheckpointError(
+                f"{folder} has not been validated yet, so that no checkpoint is its best; use --checkpoint last"
+            )
+        if best not in steps:
+            raise CheckpointError(f"{folder} has lost its best checkpoint, of step {best}; use --checkpoint last")
+        return int(best)
     if not choice.isdigit() or int(choice) not in steps:
         raise CheckpointError(
             f"{folder} has no checkpoint {choice!r}; there are best, last and {', '.join(str(s) for s in steps)}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -72,10 +72,14 @@ def default_folder(name: str, overrides: Sequence[str], run: Run) -> Path:
     return Path("runs", name, f"{','.join(words)[:80] or 'default'}-{config.fingerprint(fixed | place)}")
 
 
-def open_data(run: Run, strategy: strategy_.Strategy | None = None) -> Data:
-    """Find, decode (once, by the main process) and split the pairs."""
+def open_data(
+    run: Run, strategy: strategy_.Strategy | None = None, check: Callable[[dict[str, list[str]]], object] | None = None
+) -> Data:
+    """Find, split and decode (once, by the main process) the pairs; `check` sees the split before anything is decoded."""
     found = pairs_.find(run.data.images, run.data.maps)
     stems = split_.make([pair.stem for pair in found.pairs], run.data)
+    if check is not None:
+        check(stems)
     used = {stem for part in stems.values() for stem in part}
     pairs = [pair for pair in found.pairs if pair.stem in used]
     opened: list[cache_.Pixels] = []
@@ -141,8 +145,7 @@ def micro_batch(run: Run, world: int, pairs: int) -> int:
 def open_session(run: Any, out: Path, strategy: strategy_.Strategy, model: Model, *, extend: bool) -> Session:
     """Make a run ready for its next step: new, or as its last checkpoint left it. The folder of a new run is written here."""
     former = former_run(run, out, extend)
-    data = open_data(run, strategy)
-    micro_batch(run, strategy.world, len(data.rows["train"]))
+    data = open_data(run, strategy, lambda stems: micro_batch(run, strategy.world, len(stems["train"])))
     if former is not None and split_.fingerprint(split_.read(out / rundir.SPLIT)) != split_.fingerprint(data.table):
         raise CheckpointError(
             f"{out} was trained on other data: the pictures, maps or split of data.images = {run.data.images} differ from its "
@@ -189,8 +192,13 @@ def place(run: Any, model: Model, device: torch.device) -> tuple[Stage, Averages
 def former_run(run: Any, out: Path, extend: bool) -> Any:
     """Settings with which a run folder was last started, None for a new one; raises when this run is not that one."""
     path = out / rundir.CONFIG
-    if not path.is_file():
-        if out.is_dir() and any(out.iterdir()):
+    with rundir.naming(out):
+        there = path.is_file()
+        # A start that was killed leaves what `_record` writes before the configuration.
+        begun = {rundir.SPLIT, rundir.PROVENANCE, rundir.LOCK}
+        strange = [f for f in (out.iterdir() if out.is_dir() else ()) if f.name not in begun and f.suffix != ".tmp"]
+    if not there:
+        if strange:
             raise CheckpointError(f"{out} holds other files and is no run folder; choose another folder with --out")
         return None
     former = restore.settings(out)

@@ -77,6 +77,7 @@ def take_step(session: Session, micros: Sequence[Pair], sums: Sums) -> None:
         taken = strategy.step(update)
         session.averages.update(update.net, step, taken)
     strategy.finish_step()
+    session.averages.copy_buffers()
     session.step += 1
 
 

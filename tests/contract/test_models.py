@@ -158,6 +158,7 @@ def test_a_checkpoint_gives_back_every_bit(made, tmp_path: Path) -> None:
                 strategy.backward(update.net, update.loss(nets, batch(4, number), scratch).value, 1)
             strategy.step(update)
             averages.update(update.net, number, None)
+        averages.copy_buffers()
 
     step(stage, strategy, averages, 0)
     checkpoint.save(tmp_path, 1, stage.nets, averages.nets, optimisers, {})

@@ -1,12 +1,14 @@
 """A run that was stopped, wherever and however, ends as the run that was not: for every model, in one process."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from memdist import rundir
-from memdist.train import checkpoint, loop
+from memdist.errors import CheckpointError
+from memdist.train import checkpoint, loop, restore
 from memdist.train import step as step_
 from tests import tiny
 
@@ -103,3 +105,68 @@ def test_early_stopping_ends_where_it_would_have(folder: Path, tmp_path: Path, m
     assert outcome(tmp_path / "killed") == outcome(tmp_path / "whole")
     assert loop.train(run, tmp_path / "killed") == 0
     assert outcome(tmp_path / "killed") == outcome(tmp_path / "whole")
+
+
+# Kills in the moments between two writes
+
+
+def test_a_checkpoint_that_was_half_removed_is_in_nobodys_way(folder: Path, tmp_path: Path) -> None:
+    run = tiny.run("unet", folder)
+    assert loop.train(run, tmp_path / "whole") == 0
+    shutil.copytree(tmp_path / "whole", tmp_path / "torn")
+    torn = tmp_path / "torn"
+    # The last one has lost its manifest: it is no checkpoint, and its step comes again.
+    assert len(checkpoint.steps(torn)) > 0
+    (checkpoint.folder(torn, LAST) / "manifest.json").unlink()
+    for step in checkpoint.steps(torn):
+        shutil.rmtree(checkpoint.folder(torn, step))
+    assert checkpoint.steps(torn) == []
+    assert loop.train(run, torn) == 0
+    assert outcome(torn) == outcome(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("written", [[], [rundir.SPLIT], [rundir.SPLIT, rundir.PROVENANCE, ".config.yaml.0123.tmp"]])
+def test_a_start_that_was_killed_can_be_made_again(written: list[str], folder: Path, tmp_path: Path) -> None:
+    run = tiny.run("unet", folder)
+    assert loop.train(run, tmp_path / "whole") == 0
+    (tmp_path / "begun").mkdir()
+    for name in written:
+        content = (tmp_path / "whole" / name).read_bytes() if not name.startswith(".") else b"half"
+        (tmp_path / "begun" / name).write_bytes(content)
+    assert loop.train(run, tmp_path / "begun") == 0
+    assert outcome(tmp_path / "begun") == outcome(tmp_path / "whole")
+    assert not list((tmp_path / "begun").glob(".*.tmp"))
+
+
+def test_a_second_process_is_refused(folder: Path, tmp_path: Path) -> None:
+    run = tiny.run("unet", folder)
+    assert loop.train(run, tmp_path / "run") == 0
+    with (
+        rundir.locked(tmp_path / "run"),
+        pytest.raises(CheckpointError, match="is being trained by another process"),
+    ):
+        loop.train(run, tmp_path / "run")
+    assert loop.train(run, tmp_path / "run") == 0
+
+
+def test_a_run_that_was_killed_on_its_last_line_is_finished_by_the_next(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tiny.run("unet", folder)
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.Leg, "_finish", lambda *_: 0)
+        loop.train(run, tmp_path / "run")
+    assert rundir.read_json(tmp_path / "run" / rundir.STATE)["state"] == "running"
+    assert loop.train(run, tmp_path / "run") == 0
+    assert rundir.read_json(tmp_path / "run" / rundir.STATE)["state"] == "finished"
+
+
+def test_best_is_said_to_be_lost_where_it_is(folder: Path, tmp_path: Path) -> None:
+    # A correlation that may fall: the first validation is the best, as no later one is 5 better.
+    settings = {"select.metric": "val/cc", "select.min_delta": 5, "checkpoint.keep_every": 1}
+    assert loop.train(tiny.run("unet", folder, **settings), tmp_path / "run") == 0
+    best = restore.chosen_step(tmp_path / "run", "best")
+    assert best < LAST
+    shutil.rmtree(checkpoint.folder(tmp_path / "run", best))
+    with pytest.raises(CheckpointError, match=f"has lost its best checkpoint, of step {best}"):
+        restore.chosen_step(tmp_path / "run", "best")

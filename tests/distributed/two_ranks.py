@@ -76,7 +76,7 @@ def stopped(variant: str, folder: Path, strategy: Ddp) -> None:
 
 
 def statistics(folder: Path, strategy: Ddp) -> None:
-    run = settings("pix2pix vanilla batch", folder)
+    run = settings("pix2pix vanilla batch", folder, **{"ema.decay": 0.9})
     session = start.open_session(run, folder / "statistics", strategy, start.build(run), extend=False)
     from memdist.data.loader import Loader
 
@@ -87,7 +87,7 @@ def statistics(folder: Path, strategy: Ddp) -> None:
             step_.take_step(session, loader.micro_batches(step), step_.Sums())
     told = {
         f"{name}.{key}": value.flatten().tolist()
-        for name, net in session.stage.nets.items()
+        for name, net in [*session.stage.nets.items(), *((f"average {n}", a) for n, a in session.averages.nets.items())]
         for key, value in net.named_buffers()
         if key.endswith(("running_mean", "running_var"))
     }

@@ -67,6 +67,8 @@ def make(kind: str, here: Path) -> Path:
         path.write_text("- model\n- data\n")
     elif kind == "no model.yaml":
         path.write_text("epochs: 3\n")
+    elif kind == "date.yaml":
+        path.write_text("model: unet\n2026-01-01: 3\n")
     elif kind == "odd model.yaml":
         path.write_text("model: {name: [unet]}\n")
     elif kind == "torn.yaml":
@@ -106,6 +108,16 @@ CASES: dict[str, tuple[str, str]] = {
     "unknown optimiser": (TRAIN + " optim.unet.name=lion", "'sgd', 'adam', 'adamw' or 'adadelta'"),
     "learning rate of fast": (TRAIN + " optim.unet.lr=fast", "optim.unet.lr = 'fast' cannot be"),
     "two mistakes": (TRAIN + " optim.unet.lr=fast epoch=3", "did you mean epochs?"),
+    "a layer list that is empty": (TRAIN + " model.multipliers=[]", "model.multipliers = [] cannot be"),
+    "far too many channels": (TRAIN + " model.channels=1000000000000", "model.channels = 1000000000000 cannot be"),
+    "far too large a size": (TRAIN + " data.size=80000000", "data.size = 80000000 cannot be"),
+    "a name that is too long": (TRAIN.replace("{out}", "{tmp}/" + "x" * 300), "file name too long"),
+    "a key that is a date": ("train <date.yaml> --out {out}", "a key is a word"),
+    "dropout of everything": (TRAIN + " model.dropout=1", "model.dropout = 1 cannot be: it should be less than 1"),
+    "a schedule that is flat": (
+        "train quick/palette model.schedule.temperature=1e30 data.images={data}/images data.maps={data}/maps --out {out}",
+        "flat or undefined",
+    ),
     "no setting": (TRAIN + " epochs", "'epochs' is no setting"),
     "unknown metric": (TRAIN + " select.metric=val/loss", "select.metric = 'val/loss' is not measured here"),
     "unknown configuration": ("train unett --out {out}", "did you mean unet"),

@@ -42,7 +42,7 @@ def runs(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pa
 def test_a_run_folder_holds_what_it_should(name: str, runs: dict[str, Path]) -> None:
     out = runs[name]
     names = {path.name for path in out.iterdir()}
-    files = {rundir.CONFIG, rundir.PROVENANCE, rundir.SPLIT, rundir.METRICS, rundir.TIMING, rundir.STATE}
+    files = {rundir.CONFIG, rundir.PROVENANCE, rundir.SPLIT, rundir.METRICS, rundir.TIMING, rundir.STATE, rundir.LOCK}
     assert names == files | {rundir.SCORES, rundir.SCORES_CSV, rundir.SAMPLES, rundir.CHECKPOINTS}
     assert checkpoint.steps(out) == [5, 9, 14]
     assert {p.name for p in (out / rundir.SAMPLES).iterdir()} >= {"epoch-00003.png", "train", "val", "test"}
@@ -215,9 +215,10 @@ def test_memory_is_what_the_formula_says() -> None:
     assert 1.8 < twice / activations <= 2.0
 
 
-def test_provenance_keeps_no_secret() -> None:
+def test_provenance_keeps_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
     from memdist.train import provenance
 
     assert provenance._without_secrets("wandb_api_key=abc") == "wandb_api_key=***"
     assert provenance._without_secrets("optim.unet.lr=1e-3") == "optim.unet.lr=1e-3"
-    assert "environ" not in json.dumps(provenance.leg(torch.device("cpu"), 1, {})).lower()
+    monkeypatch.setenv("MEMDIST_TEST_TOKEN", "not to be told")
+    assert "not to be told" not in json.dumps(provenance.leg(torch.device("cpu"), 1, {}) | {"git": None})

@@ -90,8 +90,9 @@ def test_two_ranks(model: str, folder: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.distributed
-def test_two_ranks_compiled(folder: Path, tmp_path: Path) -> None:
-    kill_and_resume("unet", folder, tmp_path, ranks=2, compiled=True, times=2)
+@pytest.mark.parametrize("model", MODELS)
+def test_two_ranks_compiled(model: str, folder: Path, tmp_path: Path) -> None:
+    kill_and_resume(model, folder, tmp_path, ranks=2, compiled=True, times=2)
 
 
 @pytest.mark.slow

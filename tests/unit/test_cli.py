@@ -328,8 +328,8 @@ def test_several_mistakes_are_several_lines(
     assert (output.out, output.err) == ("", "memdist: one\nmemdist: two\n")
 
 
-@pytest.mark.parametrize(("rank", "says"), [("0", "memdist: one\n"), ("1", "")])
-def test_one_rank_speaks_for_all(
+@pytest.mark.parametrize(("rank", "says"), [("0", "memdist: one\n"), ("1", "memdist (rank 1): one\n")])
+def test_one_rank_shows_and_each_says_what_is_wrong(
     rank: str,
     says: str,
     monkeypatch: pytest.MonkeyPatch,
