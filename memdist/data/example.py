@@ -34,6 +34,8 @@ FORMAT = 1
 """Version of the scenes; part of the manifest."""
 SMALLEST = 16
 """Height and width below which there are no cells to draw."""
+LARGEST, MOST = 4096, 10_000_000
+"""Height and width, and pairs, above which a slip of the finger is likelier than a wish."""
 _CELLS = 16
 _VIEWERS = 20
 _AGREED = 0.3
@@ -49,8 +51,10 @@ def make(
     and `progress` are those of `workers.spread`. Raises DataError for a folder that holds anything else, ConfigError
     for numbers that cannot be, CheckpointError where the folder cannot be written.
     """
-    if pairs < 1 or size < SMALLEST:
-        raise ConfigError(f"--pairs {pairs} --size {size}: pairs should be at least 1 and size at least {SMALLEST}")
+    if not (1 <= pairs <= MOST and SMALLEST <= size <= LARGEST):
+        raise ConfigError(
+            f"--pairs {pairs} --size {size}: pairs should be 1 to {MOST:,} and size {SMALLEST} to {LARGEST}"
+        )
     settings = {"format": FORMAT, "pairs": pairs, "size": size, "seed": seed}
     complete = _begun(out, settings)
     for folder in (out / "images", out / "maps"):

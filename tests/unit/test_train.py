@@ -1,6 +1,8 @@
 """The pieces of training, each against a closed form or what it promises."""
 
 import math
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +10,9 @@ import pytest
 import torch
 from torch import nn
 
-from memdist import config
+from memdist import config, models
 from memdist.data.cache import Pixels
+from memdist.distributed import strategy as strategy_
 from memdist.distributed.single import Single
 from memdist.errors import CheckpointError, ConfigError
 from memdist.model import Loss, Pair, Stage, Update
@@ -65,6 +68,42 @@ def test_sgd_takes_the_step_of_the_formula() -> None:
         optimiser.zero_grad()
         values.append(net.weight.item())
     assert values == pytest.approx([2 - 0.1 * 4, 1.6 - 0.1 * (0.5 * 4 + 3.2)])
+
+
+# Devices
+
+
+@pytest.fixture
+def on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A machine that has two GPUs, as far as choosing goes."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    yield
+    torch.use_deterministic_algorithms(False)
+    torch.backends.cudnn.benchmark = False
+
+
+@pytest.mark.parametrize("deterministic", [True, False])
+def test_deterministic_is_deterministic(deterministic: bool, on_a_gpu: None) -> None:
+    run = models.resolve({"model": "unet", "deterministic": deterministic, "device": "cuda"})
+    strategy = strategy_.make(run)
+    assert strategy.device == torch.device("cuda", 0)
+    assert torch.are_deterministic_algorithms_enabled() == deterministic
+    assert torch.backends.cudnn.benchmark != deterministic
+    assert ("CUBLAS_WORKSPACE_CONFIG" in os.environ) == deterministic
+    os.environ.pop("CUBLAS_WORKSPACE_CONFIG", None)
+
+
+def test_each_rank_has_a_gpu_of_its_own(on_a_gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert strategy_.device_of("auto") == strategy_.device_of("cuda") == torch.device("cuda", 1)
+    assert strategy_.device_of("cuda:0") == torch.device("cuda", 0)
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    with pytest.raises(ConfigError, match="local rank 2 has no GPU of its own: this machine has 2"):
+        strategy_.device_of("auto")
+    with pytest.raises(ConfigError, match="'cuda:5' is not on this machine"):
+        strategy_.device_of("cuda:5")
 
 
 # Averages
