@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 
@@ -39,7 +40,10 @@ class Ddp(Single):
         self._flying: dist.Work | None = None
 
     def _wrap(self, net: nn.Module) -> nn.Module:
-        wrapped: nn.Module = self._accelerator.prepare_model(net, device_placement=False)
+        with warnings.catch_warnings():
+            # Newer torch has another word for it, which the oldest that we run on does not know.
+            warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
+            wrapped: nn.Module = self._accelerator.prepare_model(net, device_placement=False)
         return wrapped
 
     @contextlib.contextmanager
