@@ -39,7 +39,7 @@ def naming(path: Path) -> Iterator[None]:
     except OSError as error:
         why = (error.strerror or str(error)).lower()
         raise CheckpointError(
-            f"cannot write {path}: {why}; what was written before is untouched: make room or choose another folder with --out"
+            f"cannot write {path}: {why}; what was written before is untouched: make room, or choose another place"
         ) from error
 
 

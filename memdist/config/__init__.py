@@ -229,6 +229,8 @@ def _sentence(entries: Sequence[Mapping[str, Any]], known: Sequence[str]) -> str
 def _allowed(entry: Mapping[str, Any]) -> str:
     """What a value should be, in words that follow 'it should be'."""
     kind, context = entry["type"], entry.get("ctx", {})
+    if kind == "missing":
+        return "given: as many values as there are by default"
     if kind in ("model_type", "model_attributes_type", "dict_type"):
         return "a group of settings"
     if kind == "string_pattern_mismatch":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field, model_validator
@@ -127,29 +127,17 @@ class Palette(Model):
     def _denoiser(self) -> nn.Module:
         c, task = self.config, self.task
         channels = task.image_channels + task.map_channels
+        common: dict[str, Any] = {
+            "image_size": task.size,
+            "channels": c.channels,
+            "multipliers": c.multipliers,
+            "blocks": c.blocks,
+            "attention": c.attention,
+            "dropout": c.dropout,
+        }
         if c.net == "sr3":
-            return SR3UNet(
-                channels,
-                task.map_channels,
-                image_size=task.size,
-                channels=c.channels,
-                multipliers=c.multipliers,
-                blocks=c.blocks,
-                attention=c.attention,
-                norm_groups=c.norm_groups,
-                dropout=c.dropout,
-            )
-        return GuidedUNet(
-            channels,
-            task.map_channels,
-            image_size=task.size,
-            channels=c.channels,
-            multipliers=c.multipliers,
-            blocks=c.blocks,
-            attention=c.attention,
-            head_channels=c.head_channels,
-            dropout=c.dropout,
-        )
+            return SR3UNet(channels, task.map_channels, norm_groups=c.norm_groups, **common)
+        return GuidedUNet(channels, task.map_channels, head_channels=c.head_channels, **common)
 
     def stage(self) -> Stage:
         """One network, one update."""

@@ -128,8 +128,7 @@ def _score_split(
     spent = float(strategy.gather(torch.tensor([seconds], device=strategy.device)).max())
     samples = folder / rundir.SAMPLES / name
     strategy.first(lambda: shutil.rmtree(samples, ignore_errors=True))
-    # Each rank writes its own pictures under a name that sorts by rank of error within it.
-    extremes.write(samples, None if strategy.world == 1 else strategy.rank)
+    extremes.write(samples, rows, values["model"]["l1"])
     sizes = sorted(set(opened[0].sizes))
     means = {who: {m: _summary(v) for m, v in by.items()} for who, by in values.items()}
     reached = [v["l1"]["mean"] for who, v in means.items() if who != "model" and v["l1"]["mean"] is not None]
@@ -196,22 +195,27 @@ class Extremes:
             if error != error:
                 continue
             for heap, sign in ((self._best, -1.0), (self._worst, 1.0)):
-                key = sign * error
-                if len(heap) < EXTREMES:
-                    heapq.heappush(heap, (key, int(part.rows[at]), maps[at].cpu()))
-                elif key > heap[0][0]:
-                    heapq.heapreplace(heap, (key, int(part.rows[at]), maps[at].cpu()))
+                # Among equals the lower row stays, as in `write`; rows differ, so that maps are never compared.
+                entry = (sign * error, -int(part.rows[at]))
+                if len(heap) < EXTREMES or entry > heap[0][:2]:
+                    put = heapq.heappush if len(heap) < EXTREMES else heapq.heapreplace
+                    put(heap, (*entry, maps[at].cpu()))
 
-    def write(self, folder: Path, rank: int | None) -> None:
-        """Write strips picture | map | prediction: best-01-<stem>.png is the best of all."""
+    def write(self, folder: Path, rows: Rows, errors: np.ndarray) -> None:
+        """Write strips picture | map | prediction: best-01-<stem>.png is the best of all.
+
+        `errors` are those of all ranks' `rows`; each rank writes what it has seen itself.
+        """
         rundir.make_folder(folder)
-        mark = "" if rank is None else f"-r{rank}"
+        defined = [(float(error), int(row)) for error, row in zip(errors, rows, strict=True) if error == error]
+        orders = {"best": sorted(defined), "worst": sorted(defined, key=lambda e: (-e[0], e[1]))}
         for kind, heap in (("best", self._best), ("worst", self._worst)):
-            for place, (_, row, predicted) in enumerate(sorted(heap, key=lambda e: (-e[0], e[1])), 1):
-                strip = validate.strip(self._pixels.images[row], self._pixels.maps[row], predicted)
-                # Stems come from file names, which hold no separator; a leading dot would hide the picture.
-                name = f"{kind}-{place:02d}{mark}-{self._pixels.stems[row]}.png"
-                validate.write_png(folder / name, strip)
+            seen = {-row: predicted for _, row, predicted in heap}
+            for place, (_, row) in enumerate(orders[kind][:EXTREMES], 1):
+                if row in seen:
+                    strip = validate.strip(self._pixels.images[row], self._pixels.maps[row], seen[row])
+                    # Stems come from file names, which hold no separator.
+                    validate.write_png(folder / f"{kind}-{place:02d}-{self._pixels.stems[row]}.png", strip)
 
 
 def table(scores: Mapping[str, Any], splits: Sequence[str]) -> Any:

@@ -61,7 +61,7 @@ def _without_secrets(word: str) -> str:
     return re.sub(r"(?i)((?:key|token|secret|password)\w*=).+", r"\1***", word)
 
 
-def _git() -> dict[str, str] | None:
+def _git() -> dict[str, Any] | None:
     """Commit of memdist's checkout, and what was changed since; None for an installed package."""
     root = Path(memdist.__file__).parent.parent
     if not (root / ".git").exists():
@@ -79,4 +79,9 @@ def _git() -> dict[str, str] | None:
     commit, diff = ask("rev-parse", "HEAD"), ask("diff", "HEAD")
     if commit is None:
         return None
-    return {"commit": commit.strip(), "diff": (diff or "")[:_LONGEST_DIFF]}
+    whole = diff is not None and len(diff) <= _LONGEST_DIFF
+    return {
+        "commit": commit.strip(),
+        "diff": diff[:_LONGEST_DIFF] if diff is not None else None,
+        "diff_is_whole": whole,
+    }

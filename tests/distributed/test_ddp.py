@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from memdist import rundir
+from memdist.train import evaluate
 from tests import tiny
 
 ROOT = Path(__file__).parents[2]
@@ -89,3 +91,19 @@ def test_an_overflow_at_one_rank_is_skipped_by_both(job: Path) -> None:
 def test_a_failure_of_the_main_rank_is_everybodys(job: Path) -> None:
     told = [json.loads((job / f"failure-{rank}.json").read_text()) for rank in (0, 1)]
     assert told[0] == told[1] == "no room"
+
+
+def test_two_ranks_score_as_one(job: Path, tmp_path: Path) -> None:
+    shutil.copytree(job / "two" / "palette", tmp_path / "one")
+    shutil.rmtree(tmp_path / "one" / rundir.SAMPLES)
+    evaluate.evaluate(tmp_path / "one", ["val", "test"])
+    two, one = (rundir.read_json(run / rundir.SCORES) for run in (job / "two" / "palette", tmp_path / "one"))
+    for split in ("val", "test"):
+        assert two[split]["metrics"]["l1"]["mean"] == pytest.approx(one[split]["metrics"]["l1"]["mean"], rel=1e-4)
+        assert two[split]["trivial"]["nearest"] == one[split]["trivial"]["nearest"]
+        # Whichever rank saw a picture, it has its place among all.
+        samples = [
+            {p.name for p in (run / rundir.SAMPLES / split).iterdir()}
+            for run in (job / "two" / "palette", tmp_path / "one")
+        ]
+        assert samples[0] == samples[1] and len(samples[0]) == 12

@@ -15,7 +15,7 @@ from memdist.distributed.ddp import Ddp
 from memdist.distributed.single import Single
 from memdist.errors import DataError
 from memdist.model import Loss, Pair, Stage, Update
-from memdist.train import loop, start
+from memdist.train import evaluate, loop, start
 from memdist.train import step as step_
 from memdist.train.signals import Signals
 from tests import tiny
@@ -149,7 +149,8 @@ def main(folder: Path) -> None:
             train(settings(variant, folder), folder / "one" / variant, alone, 20)
             micro = settings(variant, folder, **{"batch.micro": 1})
             train(micro, folder / "micro" / variant, alone, 20)
-    strategy.close()
+    # Last: it leaves the process group.
+    evaluate.evaluate(folder / "two" / "palette", ["val", "test"])
 
 
 if __name__ == "__main__":

@@ -118,7 +118,7 @@ def test_a_folder_is_made_with_its_parents(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_made_gets_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for name, why in (("file", "file exists"), ("file/run", "not a directory"), ("x" * 300, "file name too long")):
-        with pytest.raises(MemdistError, match=f"^cannot write .*: {why}; .* choose another folder with --out$"):
+        with pytest.raises(MemdistError, match=f"^cannot write .*: {why}; .* choose another place$"):
             rundir.make_folder(tmp_path / name)
     with pytest.raises(CheckpointError, match="no such file or directory"):
         rundir.write_text(tmp_path / "absent" / "a.txt", "")
