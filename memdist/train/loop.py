@@ -10,8 +10,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from memdist import rundir
 from memdist.augment import augment
 from memdist.data import loader as loader_
@@ -199,7 +197,7 @@ class Leg:
         before = time.perf_counter()
         maps = epoch % settings.validate_.every == 0 or session.step == session.total
         bare = {name: net for name, net in session.stage.nets.items() if name not in session.averages.nets}
-        with _evaluating(bare):
+        with validate.evaluating(bare):
             values, grid = validate.validate(
                 settings,
                 session.model,
@@ -292,18 +290,3 @@ class Leg:
             f"{why or 'finished'}: step {session.step} of {session.total}{chosen}; run folder {session.out}"
         )
         return 0
-
-
-class _evaluating:
-    """Networks in evaluation mode for a while."""
-
-    def __init__(self, nets: Mapping[str, nn.Module]) -> None:
-        self._nets = nets
-
-    def __enter__(self) -> None:
-        for net in self._nets.values():
-            net.eval()
-
-    def __exit__(self, *_: object) -> None:
-        for net in self._nets.values():
-            net.train()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from memdist import draws, metrics, rundir
 from memdist.config import Run
@@ -43,6 +44,18 @@ def subsets(run: Run, pixels: cache.Pixels, train: Rows, val: Rows) -> Subsets:
     settings = run.validate_
     val_maps = first(val, settings.images)
     return Subsets(np.sort(val), val_maps, first(train, settings.train_images), val_maps[: run.log.images])
+
+
+@contextlib.contextmanager
+def evaluating(nets: Mapping[str, nn.Module]) -> Iterator[None]:
+    """Put networks into evaluation mode for a while."""
+    for net in nets.values():
+        net.eval()
+    try:
+        yield
+    finally:
+        for net in nets.values():
+            net.train()
 
 
 def validate(

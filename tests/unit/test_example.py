@@ -105,7 +105,7 @@ def test_what_was_interrupted_goes_on(tmp_path, monkeypatch):
 
 def test_what_is_refused(tmp_path):
     for numbers in ((0, 32), (4, 15)):
-        with pytest.raises(ConfigError, match="at least 1 and size at least 16"):
+        with pytest.raises(ConfigError, match="pairs should be 1 to 10,000,000 and size 16 to 4096"):
             example.make(tmp_path / "out", *numbers, 0)
     assert not (tmp_path / "out").exists()
     (tmp_path / "own").mkdir()

@@ -40,9 +40,7 @@ def test_a_failed_write_leaves_what_was_there(tmp_path: Path, monkeypatch: pytes
     path = tmp_path / "a.txt"
     rundir.write_text(path, "one")
     _refuse(monkeypatch, step)
-    with pytest.raises(
-        CheckpointError, match="cannot write .*a.txt: no space left on device; .* choose another folder"
-    ):
+    with pytest.raises(CheckpointError, match="cannot write .*a.txt: no space left on device; .* choose another place"):
         rundir.write_text(path, "two")
     assert path.read_text() == "one"
     assert _names(tmp_path) == ["a.txt"]
