@@ -98,7 +98,7 @@ class Ddp(Single):
         if self.main:
             try:
                 work()
-            except Exception as error:  # noqa: BLE001 - handed on below, by every rank
+            except Exception as error:  # handed on below, by every rank
                 failure = [error]
         dist.broadcast_object_list(failure, src=0, group=self._hosts)
         if failure[0] is not None:
