@@ -1,7 +1,7 @@
 """The command `memdist`: parse, call one function, show what it gives.
 
-Exit codes: 0 done; 1 a fault of memdist (with its traceback), or `doctor` found something that has to be mended; 2 what
-was given cannot be used; 75 training was stopped, and the same command takes it up again; 130 interrupted elsewhere.
+Exit codes: 0 done; 1 a fault of memdist (with its traceback), or `doctor` or `data check` found something; 2 what was
+given cannot be used; 75 training was stopped, and the same command takes it up again; 130 interrupted elsewhere.
 
 Everything is imported inside the functions that use it, so that `memdist --help` and shell completion answer at once.
 """
@@ -18,7 +18,7 @@ from typing import Annotated, Any
 
 import typer
 
-from memdist.errors import ConfigError, MemdistError
+from memdist.errors import ConfigError, MemdistError, printable
 
 # Plain help text: drawing boxes round it would cost a third of the time in which --help must answer.
 _PLAIN: dict[str, Any] = {"no_args_is_help": True, "rich_markup_mode": None}
@@ -28,7 +28,7 @@ _SETTING = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*=")
 app = typer.Typer(
     help="Train, score and compare conditional image-to-image models.", pretty_exceptions_enable=False, **_PLAIN
 )
-data = typer.Typer(help="Make example data; decode pictures ahead of training.", **_PLAIN)
+data = typer.Typer(help="Make example data; check pictures; decode them ahead of training.", **_PLAIN)
 models = typer.Typer(help="What can be trained, where, and with which settings.", rich_markup_mode=None)
 bench = typer.Typer(help="Measure speed.", **_PLAIN)
 app.add_typer(data, name="data")
@@ -147,6 +147,34 @@ def predict(
     _show(f"{count} {'map' if count == 1 else 'maps'} in {out}")
 
 
+@app.command("import")
+def import_(
+    kind: Annotated[str, typer.Argument(metavar="palette|pix2pix|memdist", help="The program that saved the weights.")],
+    checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="A .pth or .safetensors file, or a folder.")],
+    out: Annotated[Path, typer.Option(metavar="RUN", help="Run folder to make; an existing one is refused.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="KEY=VALUE", help="What weights do not tell: data.size=128", show_default=False),
+    ] = None,
+) -> None:
+    """Make a run folder of weights from elsewhere, which evaluates, predicts and fine-tunes."""
+    from memdist.exchange import importing
+
+    _show("\n".join(importing.import_(kind, checkpoint, out, overrides or [])))
+
+
+@app.command()
+def export(
+    run: RunFolder,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder to make; an existing one is refused.")],
+    checkpoint: Choice = "best",
+) -> None:
+    """Write a run as safetensors, settings without paths, and a model card; `import memdist` takes it back."""
+    from memdist.exchange import exporting
+
+    _show("\n".join(exporting.export(run, out, choice=checkpoint)))
+
+
 @app.command()
 def compare(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Run folders that have been evaluated.")],
@@ -184,9 +212,27 @@ def data_make(
 def data_cache(config: Config, overrides: Overrides = None) -> None:
     """Decode a configuration's pictures now rather than when training starts."""
     run = _resolve(config, overrides)
-    from memdist.train import start
+    from memdist.train import dataset
 
-    _show(start.cache(run))
+    _show(dataset.cache(run))
+
+
+@data.command("check")
+def data_check(
+    config: Config,
+    overrides: Overrides = None,
+    group_duplicates: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write groups of near duplicates there, for data.groups=FILE."),
+    ] = None,
+) -> None:
+    """Look at every picture and map before anything trains. Exit code 1: something was found."""
+    run = _resolve(config, overrides)
+    from memdist.train import survey
+
+    report = survey.survey(run, group_duplicates)
+    _show(report)
+    raise typer.Exit(0 if report.clean else 1)
 
 
 @models.callback(invoke_without_command=True)
@@ -243,8 +289,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except MemdistError as error:
         # A mistake that all ranks make is told once; one of a single rank would else be silent.
         who = "memdist" if _speaks() else f"memdist (rank {os.environ['RANK']})"
-        for sentence in str(error).splitlines():
-            print(f"{who}: {sentence}", file=sys.stderr)
+        for sentence in str(error).split("\n"):
+            print(f"{who}: {printable(sentence)}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        # A name that is too long, a folder that may not be looked into: found wherever a path is first used.
+        if error.filename is None:
+            raise
+        where, why = printable(os.fsdecode(error.filename)), (error.strerror or str(error)).lower()
+        print(f"memdist: {where} cannot be used: {why}; give another path, or make it accessible", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -5,7 +5,8 @@
     ├── DataError             pictures, maps, splits, caches
     ├── CheckpointError       run folders and weights
     ├── ClusterError          Slurm
-    └── SearchError           search spaces and searchers
+    ├── SearchError           search spaces and searchers
+    └── DivergedError         a training that has gone wrong and does not go on
 
 A message is one sentence that names what was given, what is allowed and what to do about it. Whatever else is raised is a
 fault of memdist, and shows its traceback.
@@ -34,3 +35,12 @@ class ClusterError(MemdistError):
 
 class SearchError(MemdistError):
     """A search space or a searcher that cannot be used."""
+
+
+class DivergedError(MemdistError):
+    """A training whose loss, gradient or output has gone wrong; its checkpoints are from before."""
+
+
+def printable(text: object) -> str:
+    """Text with whatever a terminal could obey or misread (escapes, line ends, marks of direction) spelled out."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))

@@ -76,6 +76,20 @@ class Update:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Floor:
+    """A logged value below which a model has collapsed, if it stays there (`divergence.collapse_steps`)."""
+
+    log: str
+    """Name in `Loss.logs`."""
+    below: float
+    """Collapsed is what lies below this value."""
+    of: str | None = None
+    """Name of another value, logged beside it, of which `below` is a share; None: `below` stands for itself."""
+    sentence: str
+    """What it means, as a clause."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Stage:
     """Networks and the updates of one step, in order."""
 
@@ -94,6 +108,10 @@ class Model(ABC):
     """Names of its networks; each has its optimiser under `optim.<name>`."""
     scores: ClassVar[tuple[str, ...]] = ()
     """Names of the values that `score` gives; lower is better."""
+    image_channels: ClassVar[tuple[int, ...]] = (1, 3)
+    """Channels that a picture may have."""
+    map_channels: ClassVar[tuple[int, ...]] = (1, 3)
+    """Channels that a map may have."""
 
     samples: ClassVar[bool] = False
     """Whether `predict` takes notice of `Sampling`."""
@@ -102,6 +120,16 @@ class Model(ABC):
         """Check that the settings and the data go together; raises ConfigError with the sentence that says why not."""
         self.config = config
         self.task = task
+
+    @classmethod
+    def unfit(cls, task: Task) -> str | None:
+        """Why the data have other channels than the model takes, as the rest of a sentence; None where they fit."""
+        for key in ("image_channels", "map_channels"):
+            given, takes = getattr(task, key), getattr(cls, key)
+            if given not in takes:
+                allowed = " or ".join(map(str, takes))
+                return f"does not take data.{key} = {given}: set data.{key}={allowed}"
+        return None
 
     @property
     def wants_mean_map(self) -> bool:
@@ -122,6 +150,10 @@ class Model(ABC):
 
     def notes(self) -> tuple[str, ...]:
         """Sentences that a person should read before the run starts (exemptions from exactness)."""
+        return ()
+
+    def floors(self) -> tuple[Floor, ...]:
+        """Values that stay above a floor while training is sound."""
         return ()
 
     def check(self, sampling: Sampling) -> None:

@@ -7,14 +7,18 @@ happens meanwhile; line files are appended to a line at a time and cut back to a
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
+import re
 import shutil
+import unicodedata
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from memdist import process
 from memdist.errors import CheckpointError
 
 CONFIG = "config.yaml"
@@ -29,6 +33,37 @@ CHECKPOINTS = "checkpoints"
 SAMPLES = "samples"
 TENSORBOARD = "tensorboard"
 LOCK = ".lock"
+SCORING_LOCK = ".scoring"
+
+_TEMPORARY = re.compile(r"\.([0-9a-f]{8})-(\d+)-(\d+)-[0-9a-f]{8}\.tmp$")
+
+
+_LONGEST_NAME = 200
+"""Bytes of a name that `file_name` gives; what stands before and after it must fit into the usual 255."""
+
+
+def file_name(stem: str) -> str:
+    """File name, without an ending, for a stem that may be any text: other stems have other names.
+
+    Ordinary stems are their own names. Separators, control characters, a dot at the front and what is no text are written
+    as %XX of their UTF-8 bytes (so is a % that such a sequence would else be read into); what is longer than 200 bytes is
+    cut and ends in a hash. %FF, which is no byte of UTF-8, marks what was cut and the empty stem.
+    """
+    name = "".join(_escaped(stem[at : at + 3], first=at == 0) for at in range(len(stem))) or "%FF"
+    whole = name.encode()
+    if len(whole) <= _LONGEST_NAME:
+        return name
+    digest = hashlib.sha256(stem.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+    return whole[: _LONGEST_NAME - 35].decode(errors="ignore") + "%FF" + digest
+
+
+def _escaped(ahead: str, *, first: bool) -> str:
+    """The first of a few characters, as a file name may hold it."""
+    one = ahead[0]
+    odd = one in "/\\" or unicodedata.category(one) in ("Cc", "Cs", "Zl", "Zp") or (first and one == ".")
+    if odd or re.match("%[0-9A-Fa-f]{2}", ahead):
+        return "".join(f"%{byte:02X}" for byte in one.encode("utf-8", "surrogatepass"))
+    return one
 
 
 @contextlib.contextmanager
@@ -50,18 +85,25 @@ def make_folder(path: Path) -> Path:
     return path
 
 
+def temporary(path: Path) -> Path:
+    """A new name beside `path`; it tells which process writes there (`sweep`)."""
+    # Names of files have an end, and that of `path` may have reached it.
+    name = os.fsencode(path.name)[:80].decode(errors="ignore")
+    return path.with_name(f".{name}.{process.this().tag}-{uuid.uuid4().hex[:8]}.tmp")
+
+
 def write_bytes(path: Path, data: bytes) -> None:
     """Write a file whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    beside = temporary(path)
     with naming(path):
         try:
-            with open(temporary, "wb") as file:
+            with open(beside, "wb") as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(temporary, path)
+            os.replace(beside, path)
         finally:
-            temporary.unlink(missing_ok=True)
+            beside.unlink(missing_ok=True)
         sync_folder(path.parent)
 
 
@@ -81,7 +123,7 @@ def read_json(path: Path) -> dict[str, Any]:
         value = json.loads(path.read_text())
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} cannot be read as JSON: {error}; restore it or delete it") from error
     if not isinstance(value, dict):
         raise CheckpointError(f"{path} holds no JSON object; restore it or delete it")
@@ -96,29 +138,31 @@ def new_folder(path: Path) -> Iterator[Path]:
     removed (`remove_folder`) what stood there.
     """
     make_folder(path.parent)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    beside = temporary(path)
     with naming(path):
-        temporary.mkdir()
+        beside.mkdir()
     try:
         with naming(path):
-            yield temporary
-            for file in temporary.iterdir():
+            yield beside
+            for file in beside.iterdir():
+                if file.is_dir():  # filled by its own `new_folder`
+                    continue
                 with open(file, "rb") as handle:
                     os.fsync(handle.fileno())
-            sync_folder(temporary)
+            sync_folder(beside)
             try:
-                os.rename(temporary, path)
+                os.rename(beside, path)
             except OSError:
                 if not path.is_dir():
                     raise
             sync_folder(path.parent)
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(beside, ignore_errors=True)
 
 
 def remove_folder(path: Path) -> None:
     """Remove a folder; it leaves its name at once, so that nobody ever finds a part of it there."""
-    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    aside = temporary(path)
     with naming(path):
         try:
             path.rename(aside)
@@ -127,31 +171,23 @@ def remove_folder(path: Path) -> None:
     shutil.rmtree(aside, ignore_errors=True)
 
 
-def sweep(folder: Path) -> None:
-    """Remove what a killed process left half-written in a folder that no other process writes into."""
-    for path in folder.glob(".*.tmp"):
-        shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+def sweep(folder: Path, *, ended: Collection[str] = (), alone: bool = False) -> None:
+    """Remove what killed processes left half-written in a folder.
 
-
-@contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold a run folder for this process; a CheckpointError when another process of this machine does.
-
-    The system lets go of the lock when the process ends, however it ends.
+    Others may be writing there: what goes is of processes that are known to be gone, because they ran in this place
+    (`process.Process.place`) and no longer do, or because the caller knows it (`ended`, their tags); with `alone`, in a
+    folder that nobody else writes into, everything. What a process of another machine left stays otherwise, as nobody can
+    tell here whether it still writes: a small file, as large ones stand where the caller is alone.
     """
-    import fcntl
-
-    path = folder / LOCK
-    with naming(path):
-        file = open(path, "w")
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise CheckpointError(
-                f"{folder} is being trained by another process; wait for its end, or choose another folder with --out"
-            ) from None
-        yield
+    mine = process.this().place
+    for path in folder.glob(".*.tmp"):
+        found = _TEMPORARY.search(path.name)
+        if found and not alone:
+            place, pid, start = found[1], int(found[2]), int(found[3])
+            gone = place == mine and process.life(pid, start) == "dead"
+            if not gone and f"{place}-{pid}-{start}" not in ended:
+                continue
+        shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def sync_folder(path: Path) -> None:
@@ -170,16 +206,21 @@ class Lines:
         """Open for appending; `length` in bytes cuts off what an interrupted run wrote after its checkpoint."""
         with naming(path):
             self.path = path
-            self._file = open(path, "ab")
+            # Unbuffered: what finds no room is not tried again when the file is closed.
+            self._file = open(path, "ab", buffering=0)
             if length is not None and length < self._file.seek(0, os.SEEK_END):
                 self._file.truncate(length)
                 self._file.seek(0, os.SEEK_END)
 
     def write(self, record: Mapping[str, Any]) -> None:
-        """Append one record; it has left this process when the call returns."""
+        """Append one record; it has left this process when the call returns.
+
+        A disk that fills up takes a part of a line: `read_lines` passes over it, and who resumes cuts it off.
+        """
+        left = memoryview(json.dumps(record, separators=(",", ":")).encode() + b"\n")
         with naming(self.path):
-            self._file.write(json.dumps(record, separators=(",", ":")).encode() + b"\n")
-            self._file.flush()
+            while left:
+                left = left[self._file.write(left) :]
 
     def length(self) -> int:
         """Bytes so far, flushed to the disk."""
@@ -189,7 +230,8 @@ class Lines:
 
     def close(self) -> None:
         """Close the file."""
-        self._file.close()
+        with naming(self.path):
+            self._file.close()
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

@@ -1,5 +1,6 @@
 """Tiny data and tiny runs of every model, for tests that train."""
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +90,7 @@ def raw(variant: str, folder: Path, **settings: Any) -> dict[str, Any]:
         "workers": 1,
     }
     basic["data"] |= {"val": 0.2, "test": 0.2}
-    whole = basic | VARIANTS[variant]
+    whole = basic | copy.deepcopy(VARIANTS[variant])  # overrides are written into it
     return config.override(whole, [f"{key}={value}" for key, value in settings.items()])
 
 

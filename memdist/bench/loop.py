@@ -16,7 +16,7 @@ import torch
 
 from memdist import models
 from memdist.config import plain
-from memdist.data import example, loader
+from memdist.data import example, loader, sources
 from memdist.distributed import strategy as strategy_
 from memdist.distributed.strategy import freeze
 from memdist.errors import ConfigError
@@ -85,7 +85,7 @@ def main(run: Any, *, steps: int) -> None:
 def _session(run: Any, folder: Path) -> start.Session:
     """Open a run whose epoch outlasts the measurement, so that nothing is validated or saved in between."""
     raw = plain(run)
-    if run.data.images is None or run.data.maps is None:
+    if not sources.given(run.data):
         example.make(folder / "data", max(2 * run.batch.size, 64), run.data.size, 0, 1)
         raw["data"] |= {
             "images": str(folder / "data" / "images"),

@@ -11,6 +11,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import math
 import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -39,6 +40,10 @@ class Split:
     metrics: Mapping[str, Summary]
     skill: float | None
     trivial: Mapping[str, Mapping[str, Summary]]
+    fixations: str | None = None
+    """SHA-256 of the file of fixations, where it was scored against any."""
+    distribution: Mapping[str, Any] | None = None
+    """FID or KID as scores.json has it, where it was taken."""
 
 
 @dataclass(frozen=True)
@@ -131,13 +136,13 @@ def _read(folder: Path, label: str) -> Run:
             model=str(config["model"]["name"]),
             settings=dict(_leaves(config)),
             state=_state(state),
-            parameters=state.get("parameters") or {},
-            train_seconds=state.get("train_seconds"),
+            parameters={str(k): _of(v, int) for k, v in (state.get("parameters") or {}).items()},
+            train_seconds=_of(state.get("train_seconds"), int, float, None),
             data=hashlib.sha256(json.dumps(rows).encode()).hexdigest(),
             pictures=Counter(row[1] for row in rows),
             splits={name: _split(scores[name]) for name in SPLITS if name in scores},
         )
-    except (KeyError, TypeError, ValueError, yaml.YAMLError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, csv.Error, yaml.YAMLError) as error:
         what = " ".join(f"{type(error).__name__}: {error}".split())
         raise CheckpointError(
             f"{folder} is not as this version of memdist writes a run folder ({what}); restore it or score it anew with"
@@ -151,19 +156,43 @@ def _split(entry: Mapping[str, Any]) -> Split:
     if entry["sampling"]:
         weights.append("{sampler}, {steps} steps".format(**entry["sampling"]))
     return Split(
-        n=entry["n"],
-        size=tuple(entry["size"]) if entry["size"] else None,
+        n=max(_of(entry["n"], int), 1),
+        size=(_of(entry["size"][0], int), _of(entry["size"][1], int)) if entry["size"] else None,
         weights=" · ".join(weights),
-        seconds=entry["seconds"],
-        optimistic=entry["optimistic"],
+        seconds=_of(entry["seconds"], float, int),
+        optimistic=_of(entry["optimistic"], bool),
         metrics=_summaries(entry["metrics"]),
-        skill=entry["skill"],
+        skill=_of(entry["skill"], float, int, None),
         trivial={predictor: _summaries(metrics) for predictor, metrics in entry["trivial"].items()},
+        fixations=(entry.get("fixations") or {}).get("sha256"),
+        distribution=_distribution(entry.get("distribution")),
     )
 
 
+def _distribution(entry: Any) -> Mapping[str, Any] | None:
+    """FID or KID as `evaluate` writes it; raises TypeError, ValueError or KeyError."""
+    if entry is None:
+        return None
+    if entry["kind"] not in ("fid", "kid"):
+        raise ValueError(f"{entry['kind']!r} is neither fid nor kid")
+    for figure in (entry["model"], *entry["trivial"].values()):
+        _of(figure["mean"], float, int, None), _of(figure["std"], float, int, None)
+    return dict(entry)
+
+
+def _of(value: Any, *kinds: type | None) -> Any:
+    """A finite value of one of these types; raises TypeError."""
+    whole = any(value is None if kind is None else type(value) is kind for kind in kinds)
+    if not whole or (isinstance(value, float) and not math.isfinite(value)):
+        raise TypeError(f"{value!r} stands where a figure should")
+    return value
+
+
 def _summaries(metrics: Mapping[str, Any]) -> dict[str, Summary]:
-    return {name: Summary(entry["mean"], entry["n"], entry["undefined"]) for name, entry in metrics.items()}
+    return {
+        name: Summary(_of(entry["mean"], float, int, None), _of(entry["n"], int), _of(entry["undefined"], int))
+        for name, entry in metrics.items()
+    }
 
 
 def _state(state: Mapping[str, Any]) -> str:
@@ -172,7 +201,7 @@ def _state(state: Mapping[str, Any]) -> str:
     if name in ("", "finished"):
         return ""
     where = f"{name} at epoch {state['epoch']:.4g}"
-    return f"{where}: {state['why']}" if name == "failed" and state.get("why") else where
+    return f"{where}: {state['why']}" if name in ("failed", "diverged") and state.get("why") else where
 
 
 def _leaves(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
@@ -186,10 +215,11 @@ def _leaves(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
 
 
 def _trivial(runs: Sequence[Run]) -> dict[str, dict[str, Mapping[str, Summary]]]:
-    """The same data gives the same trivial predictors, so the first run that scored a split speaks for all."""
+    """The same data gives the same trivial predictors, so the first run that has a figure of theirs speaks for all."""
     first: dict[str, dict[str, Mapping[str, Summary]]] = {}
     for run in runs:
         for name, split in run.splits.items():
             for predictor, scores in split.trivial.items():
-                first.setdefault(name, {}).setdefault(predictor, scores)
+                known = first.setdefault(name, {})
+                known[predictor] = {**scores, **known.get(predictor, {})}
     return first

@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
-from memdist import rundir
-from memdist.compare import Comparison, Group, Run
+from memdist import rundir, saliency
+from memdist.compare import Comparison, Group, Run, looks
 from memdist.compare.table import APART, DASH, columns, footnotes, rows, title
 from memdist.errors import CheckpointError
 from memdist.metrics import METRICS
@@ -73,7 +73,7 @@ def _page(comparison: Comparison) -> str:
     if several:
         parts.insert(0, f"<p><strong>{escape(APART)}</strong></p>")
     parts += ["<h2>Best and worst pictures</h2>", *(_pictures(run) for run in comparison.runs)]
-    parts += [_settings(comparison), _definitions()]
+    parts += [_settings(comparison), _definitions(any(looks.has_fixations(group) for group in comparison.groups))]
     policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -86,7 +86,7 @@ def _page(comparison: Comparison) -> str:
 
 def _group(group: Group, several: bool) -> str:
     heading = "Scores: " + ", ".join(run.label for run in group.runs) if several else "Scores"
-    shown = columns(page=True)
+    shown = columns(page=True, group=group)
     head = "".join(f"<th{_text(c.title == 'weights')}>{escape(c.title)}</th>" for c in shown)
     lines = rows(group, page=True)
     body = []
@@ -210,19 +210,22 @@ def _pictures(run: Run) -> str:
         command = f"`memdist evaluate {shlex.quote(str(run.path))} --split all`"
         return f'{name}<p class="dim">{_code(f"{DASH} no pictures yet; {command} draws them.")}</p>'
     l1 = _per_picture(run, split)
+    stems = {rundir.file_name(stem): stem for stem in l1}
     parts = [name]
     for kind in ("best", "worst"):
         strips = sorted(((int(m[2]), m[3], path) for m, path in found if m[1] == kind), key=lambda strip: strip[0])
         more = f", {PICTURES} of {len(strips)}" if len(strips) > PICTURES else ""
         parts.append(f"<h4>{kind.capitalize()} by L1 on {split}{more}: image, true map, prediction</h4>")
-        figures = "".join(_strip(path, stem, l1.get(stem)) for _, stem, path in strips[:PICTURES])
+        figures = "".join(
+            _strip(p, stems.get(name, name), l1.get(stems.get(name, name))) for _, name, p in strips[:PICTURES]
+        )
         parts.append(f'<div class="strips">{figures}</div>')
     return "\n".join(parts)
 
 
 def _strip(path: Path, stem: str, l1: str | None) -> str:
     data = base64.b64encode(path.read_bytes()).decode()
-    caption = escape(stem) + (f" &middot; L1 {float(l1):.4f}" if l1 else "")
+    caption = escape(stem) + (f" &middot; L1 {l1}" if l1 else "")
     alt = escape(f"{stem}: image, true map, prediction")
     return f'<figure><img alt="{alt}" src="data:image/png;base64,{data}"><figcaption>{caption}</figcaption></figure>'
 
@@ -232,12 +235,12 @@ def _per_picture(run: Run, split: str) -> dict[str, str]:
     path = run.path / rundir.SCORES_CSV
     if not path.is_file():
         return {}
-    with open(path, newline="") as file:
-        return {
-            line["stem"]: line["l1"]
-            for line in csv.DictReader(file)
-            if line["split"] == split and line["predictor"] == "model"
-        }
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            lines = [line for line in csv.DictReader(file) if (line["split"], line["predictor"]) == (split, "model")]
+        return {line["stem"]: f"{float(line['l1']):.4f}" if line["l1"] else "" for line in lines}
+    except (KeyError, TypeError, ValueError, csv.Error) as error:
+        raise CheckpointError(f"{path} is no table of scores ({error}): score the run anew") from error
 
 
 def _settings(comparison: Comparison) -> str:
@@ -251,7 +254,7 @@ def _settings(comparison: Comparison) -> str:
     return heading + _listing(head, [[key, *(run.settings.get(key, DASH) for run in runs)] for key in differing])
 
 
-def _definitions() -> str:
+def _definitions(fixations: bool) -> str:
     head = ["", "formula", "channels", "range", "better", ""]
     lines = [
         [
@@ -262,7 +265,7 @@ def _definitions() -> str:
             m.better,
             "primary" if m.primary else "secondary, in scores.csv",
         ]
-        for m in METRICS.values()
+        for m in (*METRICS.values(), *(saliency.METRICS.values() if fixations else ()))
     ]
     return (
         "<h2>Metrics</h2><p class='dim'>Each is one value a picture; the tables show means over pictures.</p>"

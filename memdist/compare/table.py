@@ -15,7 +15,7 @@ from rich.console import Group as Renderables
 from rich.table import Table
 from rich.text import Text
 
-from memdist.compare import SPLITS, Comparison, Group, Run, collect
+from memdist.compare import SPLITS, Comparison, Group, Run, collect, looks
 from memdist.metrics import Summary
 
 __all__ = ["Column", "Row", "collect", "columns", "footnotes", "render", "rows", "title"]
@@ -122,14 +122,29 @@ _COLUMNS = (
 )
 
 
-def columns(page: bool) -> tuple[Column, ...]:
-    """The columns after the name, for the page or for a terminal."""
-    return tuple(column for column in _COLUMNS if page or not column.page)
+_FIXATIONS = (
+    _score_column("test", "nss", 3),
+    _score_column("test", "auc-judd", 3, page=True),
+    _score_column("test", "auc-borji", 3, page=True),
+    _score_column("test", "sauc", 3),
+)
+
+
+def columns(page: bool, group: Group | None = None) -> tuple[Column, ...]:
+    """The columns after the name, for the page or for a terminal; with those that only some groups have."""
+    found = list(_COLUMNS)
+    if group is not None:
+        kind = looks.kind(group)
+        more = list(_FIXATIONS) if looks.has_fixations(group) else []
+        more += [Column(f"test {kind.upper()}", looks.of_run, looks.of_trivial)] if kind else []
+        place = next(i for i, column in enumerate(found) if column.title == "skill")
+        found[place:place] = more
+    return tuple(column for column in found if page or not column.page)
 
 
 def rows(group: Group, page: bool) -> list[Row]:
     """One row a run, then one a trivial predictor."""
-    shown = columns(page)
+    shown = columns(page, group)
     trivial = dict.fromkeys(name for predictors in group.trivial.values() for name in predictors)
     return [Row(run.label, run.model, False, tuple(column.run(run) for column in shown)) for run in group.runs] + [
         Row(TRIVIAL.get(name, name), "trivial", True, tuple(column.trivial(group, name) for column in shown))
@@ -160,6 +175,7 @@ def footnotes(group: Group) -> list[str]:
         notes.append(
             "undefined: pictures without a value (a constant map has no correlation) are left out of the mean."
         )
+    notes += looks.notes(group)
     for run in group.runs:
         notes += _missing(run) + _other_trivial(group, run)
     return notes
@@ -220,7 +236,7 @@ def render(comparison: Comparison) -> Renderables:
         table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=0)
         # Only names give way in a narrow terminal: no figure is ever cut.
         table.add_column("", overflow="fold", min_width=8)
-        for column in columns(page=False):
+        for column in columns(page=False, group=group):
             table.add_column("\n".join(column.title.rsplit(maxsplit=1)), justify="right", no_wrap=True)
         for line, after in zip(lines, [*lines[1:], None], strict=True):
             name = line.label if line.trivial or line.model in line.label else f"{line.label} ({line.model})"

@@ -49,13 +49,33 @@ class Data(Settings):
     images: Folder | None = runtime(None)
     """Folder of pictures. Its content is part of the run's identity, its place is not."""
     maps: Folder | None = runtime(None)
-    """Folder of maps with the pictures' stems."""
+    """Folder of maps with the pictures' stems; flat as `images`, or both with sub-folders train, val, test."""
+    side_by_side: Folder | None = runtime(None)
+    """Instead of `images` and `maps`: folder of pictures whose left half is the image and right half the map."""
+    direction: Literal["AtoB", "BtoA"] = runtime("AtoB")
+    """Of side_by_side: AtoB takes the left half for the image, BtoA the right."""
+    csv: Folder | None = runtime(None)
+    """Instead of `images` and `maps`: CSV file with columns image and map (paths, relative to the file's folder) and, if
+    wanted, split (train, val, test) and group."""
+    groups: Folder | None = runtime(None)
+    """CSV file with columns stem and group: pairs of one group are never parted between splits."""
+    fixations: Folder | None = runtime(None)
+    """File of fixations that `evaluate` scores predictions against too, at the pictures' own size: an .npz of an array
+    [N, 2 or more] (x, y in pixels of the picture, from 0) for each stem, or a .csv with the columns stem, x and y."""
     size: Annotated[int, Field(ge=1, le=2**14)] = 64
     """Height and width in pixels to which pictures and maps are resized for training."""
+    image_channels: Literal[1, 3] = 3
+    """Channels of a picture: 3 for colour, 1 for grey."""
     map_channels: Literal[1, 3] = 3
     """Channels of a map: 3 for colour, 1 for grey."""
+    crop: bool = False
+    """Take the largest centred square of each picture and of each map before it is resized; false squeezes the whole."""
+    resize: Literal["area", "lanczos"] = "area"
+    """How pictures are resized: area (mean over each new pixel; bilinear where they grow) or lanczos (sharper, may ring)."""
+    map_resize: Literal["area", "lanczos"] = "area"
+    """How maps are resized, as `resize`; area never overshoots, so that what is black stays black."""
     val: Fraction | Folder = 0.1
-    """Validation split: fraction of all pairs (0 < f < 1), or a text file of stems, one a line."""
+    """Validation split, where the data name none: fraction of all pairs (0 < f < 1), or a text file of stems, one a line."""
     test: Fraction | Folder = 0.2
     """Test split: fraction of all pairs (0 for none: scores are then marked as selected on), or a text file of stems."""
     train: Folder | None = None
@@ -172,14 +192,14 @@ class Select(Settings):
 
 
 class Checkpoint(Settings):
-    """What is kept on disk; best and last always are."""
+    """What is kept on disk; best, last and the one before always are."""
 
     every: Count = runtime(1)
     """Epochs between two checkpoints."""
     every_minutes: Positive = runtime(10.0)
     """Minutes of training after which one is written within an epoch."""
     keep_every: Count | None = runtime(None)
-    """Keep the checkpoint of every k-th epoch for good; null keeps best and last only."""
+    """Keep the checkpoint of every k-th epoch for good; null keeps best, last and the one before only."""
 
 
 class Log(Settings):
@@ -195,6 +215,22 @@ class Log(Settings):
     """Weights & Biases project to report to, if wandb is installed; null never."""
 
 
+class Divergence(Settings):
+    """When a training counts as gone wrong, and how it goes on. A loss that is no number always counts."""
+
+    gradient: Annotated[float, Field(gt=1)] | None = runtime(1000.0)
+    """A gradient norm this many times its running geometric mean, at that mean's highest, is an explosion; null: never."""
+    warmup: Annotated[int, Field(ge=0, le=10**6)] = runtime(100)
+    """Steps of a network before its gradient norm is judged."""
+    collapse_steps: Count | None = runtime(1000)
+    """Steps in a row below a floor of the model's (a discriminator's loss, the spread of predicted maps) that are a collapse;
+    null: never."""
+    rate: Annotated[float, Field(gt=0, lt=1)] = runtime(0.5)
+    """Factor on all learning rates at each rollback, 0 < f < 1."""
+    rollbacks: Count = runtime(3)
+    """Rollbacks of a run, at most; then it stops."""
+
+
 class Eval(Settings):
     """How predictions are scored at the end."""
 
@@ -206,6 +242,9 @@ class Eval(Settings):
     """Network evaluations a picture, at most the trained noise steps."""
     batch: Count = runtime(64)
     """Pictures predicted at once on a rank."""
+    fid_weights: Folder | None = runtime(None)
+    """File of the Inception weights of FID (pt_inception-2015-12-05-6726825d.pth, or the same as .safetensors); with it
+    `evaluate` also gives FID, or below 2,048 pictures KID."""
 
 
 class Init(Settings):
@@ -238,6 +277,10 @@ class Run(Settings):
     """What is kept."""
     log: Log = Log()
     """What is reported."""
+    on_divergence: Literal["stop", "rollback"] = runtime("stop")
+    """A training that goes wrong: stop with a message, or go back to the checkpoint before and on at lower learning rates."""
+    divergence: Divergence = Divergence()
+    """What counts as going wrong."""
     eval: Eval = Eval()
     """Scoring at the end."""
     init: Init = Init()

@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import io
 import json
 import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import BinaryIO, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from memdist import rundir
-from memdist.data.pairs import PairFile, content_hash, decode
+from memdist.data.pairs import Half, PairFile, Resize, content_hash, decode
 from memdist.data.workers import Progress, cores, spread
 from memdist.errors import CheckpointError, DataError
 
@@ -28,7 +29,7 @@ Bytes = npt.NDArray[np.uint8]
 Opened = TypeVar("Opened")
 Number = TypeVar("Number", bound=np.generic)
 
-FORMAT = 1
+FORMAT = 2
 """Version of the decoding and of the files; part of every folder's name."""
 LONGEST = 256
 """Longer side in pixels to which maps are made smaller when they are scored at their own size."""
@@ -42,12 +43,12 @@ class Pixels:
     """Decoded pairs."""
 
     images: Bytes
-    """uint8 [n, 3, size, size], memory-mapped, read only."""
+    """uint8 [n, image channels, size, size], memory-mapped, read only."""
     maps: Bytes
     """uint8 [n, map channels, size, size], memory-mapped, read only."""
     stems: list[str]
     image_hashes: list[str]
-    """SHA-256 of the pictures' files."""
+    """SHA-256 of the pictures' files; of a half, that of the file's hash and which half it is."""
     map_hashes: list[str]
 
     def rows(self, stems: Iterable[str]) -> npt.NDArray[np.int64]:
@@ -95,19 +96,29 @@ def open_or_build(
     folder: Path | None = None,
     workers: int | None = None,
     progress: Progress | None = None,
+    *,
+    image_channels: int = 3,
+    crop: bool = False,
+    resize: Resize = "area",
+    map_resize: Resize = "area",
 ) -> Pixels:
     """Open the cache of these pairs at `size` x `size` pixels, building it in `folder` if need be.
 
+    `crop`, `resize` (of pictures) and `map_resize` are those of `pairs.decode`.
     `folder` None is `default_folder()`; `workers` and `progress` are those of `workers.spread`. Raises DataError that
     names a file that is no picture, or a folder that cannot be written; nothing half-written stays.
     """
     assert pairs, "no pairs"
-    image_hashes = hashes([p.image for p in pairs], workers)
-    map_hashes = hashes([p.map for p in pairs], workers)
+    files = list(dict.fromkeys(file for p in pairs for file in (p.image, p.map)))  # one file may be both
+    by_file = dict(zip(files, hashes(files, workers), strict=True))
+    image_hashes = [_of_half(by_file[p.image], p.image_half) for p in pairs]
+    map_hashes = [_of_half(by_file[p.map], p.map_half) for p in pairs]
     stems = [p.stem for p in pairs]
-    index: dict[str, object] = {"format": FORMAT, "size": size, "channels": map_channels, "stems": stems}
+    index: dict[str, object] = {"format": FORMAT, "size": size, "channels": [image_channels, map_channels]}
+    index |= {"crop": crop, "resize": [resize, map_resize], "stems": stems}
     index |= {"image_hashes": image_hashes, "map_hashes": map_hashes}
-    shapes = {_IMAGES: (len(pairs), 3, size, size), _MAPS: (len(pairs), map_channels, size, size)}
+    index |= {"halves": [[p.image_half, p.map_half] for p in pairs]}
+    shapes = {_IMAGES: (len(pairs), image_channels, size, size), _MAPS: (len(pairs), map_channels, size, size)}
 
     def load(path: Path) -> Pixels | None:
         images = _mapped(path / _IMAGES, np.uint8, shapes[_IMAGES])
@@ -117,7 +128,8 @@ def open_or_build(
         return Pixels(images, maps, stems, image_hashes, map_hashes)
 
     def build(path: Path) -> None:
-        work = functools.partial(_decode_pairs, size, map_channels)
+        image = _Look((size, size), image_channels, crop, resize)
+        work = functools.partial(_decode_pairs, image, _Look((size, size), map_channels, crop, map_resize))
         with open(path / _IMAGES, "wb") as images, open(path / _MAPS, "wb") as maps:
             _header(images, shapes[_IMAGES])
             _header(maps, shapes[_MAPS])
@@ -136,6 +148,9 @@ def truth(
     folder: Path | None = None,
     workers: int | None = None,
     progress: Progress | None = None,
+    *,
+    crop: bool = False,
+    map_resize: Resize = "area",
 ) -> Truth:
     """Open the maps of these pairs, in this order, to score against, building their cache if need be.
 
@@ -144,6 +159,7 @@ def truth(
     """
     assert pairs, "no pairs"
     index: dict[str, object] = {"format": FORMAT, "size": size, "longest": LONGEST, "channels": map_channels}
+    index |= {"crop": crop, "resize": map_resize, "halves": [p.map_half for p in pairs]}
     index |= {"map_hashes": hashes([p.map for p in pairs], workers)}
 
     def load(path: Path) -> Truth | None:
@@ -157,17 +173,26 @@ def truth(
         return Truth(flat, np.array(shapes)) if len(flat) == np.prod(shapes, axis=1).sum() else None
 
     def build(path: Path) -> None:
-        work = functools.partial(_decode_maps, size, map_channels)
+        square = None if size is None else (size, size)
+        work = functools.partial(_decode_maps, _Look(square, map_channels, crop, map_resize))
         title = "decoding maps to score against"
-        parts = spread(work, [p.map for p in pairs], title=title, workers=workers, progress=progress)
+        parts = spread(work, pairs, title=title, workers=workers, progress=progress)
         shapes = []
         with open(path / _FLAT, "wb") as file:
             for array in (a for part in parts for a in part):
                 file.write(array.data)
                 shapes.append(array.shape)
-        np.save(path / _SHAPES, np.array(shapes, dtype=np.int64))
+        # Through memory: numpy's own error on a full disk does not say that it is full.
+        buffer = io.BytesIO()
+        np.save(buffer, np.array(shapes, dtype=np.int64))
+        rundir.write_bytes(path / _SHAPES, buffer.getvalue())
 
     return _opened(folder, "truth", index, load, build)
+
+
+def _of_half(of_file: str, half: Half | None) -> str:
+    """Hash of what is read of a file: its two halves must not be taken for one another."""
+    return of_file if half is None else hashlib.sha256(f"{of_file} {half}".encode()).hexdigest()
 
 
 def hashes(files: Sequence[Path], workers: int | None = None) -> list[str]:
@@ -192,6 +217,7 @@ def _opened(
             return whole
         try:
             _remove(path)
+            rundir.sweep(path.parent)
             with rundir.new_folder(path) as temporary:
                 build(temporary)
                 rundir.write_json(temporary / _INDEX, index | {"key": key})
@@ -239,11 +265,24 @@ def _header(file: BinaryIO, shape: tuple[int, ...]) -> None:
     np.lib.format.write_array_header_1_0(file, header)
 
 
-def _decode_pairs(size: int, channels: int, part: Sequence[PairFile]) -> tuple[Bytes, Bytes]:
-    images = np.stack([decode(p.image, (size, size), 3) for p in part])
-    return images, np.stack([decode(p.map, (size, size), channels) for p in part])
+class _Look(NamedTuple):
+    """How a picture is decoded."""
+
+    size: tuple[int, int] | None
+    """(height, width); None: its own, its longer side at most LONGEST."""
+    channels: int
+    crop: bool
+    resize: Resize
+
+    def at(self, path: Path, half: Half | None) -> Bytes:
+        longest = LONGEST if self.size is None else None
+        return decode(path, self.size, self.channels, longest=longest, half=half, crop=self.crop, resize=self.resize)
 
 
-def _decode_maps(size: int | None, channels: int, part: Sequence[Path]) -> list[Bytes]:
-    square = None if size is None else (size, size)
-    return [decode(path, square, channels, longest=LONGEST) for path in part]
+def _decode_pairs(image: _Look, map_: _Look, part: Sequence[PairFile]) -> tuple[Bytes, Bytes]:
+    images = np.stack([image.at(p.image, p.image_half) for p in part])
+    return images, np.stack([map_.at(p.map, p.map_half) for p in part])
+
+
+def _decode_maps(look: _Look, part: Sequence[PairFile]) -> list[Bytes]:
+    return [look.at(p.map, p.map_half) for p in part]

@@ -1,11 +1,14 @@
-"""Pairs of files with one stem, and the decoding of one file."""
+"""A pair of pictures, and the decoding of one file."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import math
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -14,120 +17,154 @@ from memdist.errors import DataError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+    from PIL.ImageFile import ImageFile
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 """Endings by which pictures are known, in any case."""
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")
+"""Formats that are decoded, whatever the ending says; Pillow's others include some that start programs."""
 
+Half = Literal["left", "right"]
+Resize = Literal["area", "lanczos"]
+Box = tuple[float, float, float, float]
+"""Left, top, right, bottom in pixels."""
 
 _ORIENTATION = 0x0112
 """EXIF tag; 5 to 8 lie on their side."""
+_PHOTOMETRIC = 262
+"""TIFF tag; 0: white is 0."""
+
+
+Role = Literal["image", "map"]
+Part = tuple[Path, Half | None, Role]
+"""A file, which half of it is read (None: the whole), and for what."""
 
 
 class PairFile(NamedTuple):
-    """The two files of a pair."""
+    """The two pictures of a pair: two files, or the halves of one."""
 
     stem: str
-    """File name without its ending, the same for both."""
+    """Name of the pair, unlike that of any other of its source; may hold "/", so a file's name is `rundir.file_name` of it."""
     image: Path
     map: Path
+    split: str | None = None
+    """train, val or test where the source says so."""
+    group: str | None = None
+    """Pairs of one group belong into one split, where the source names groups."""
+    image_half: Half | None = None
+    """Half of the file that is read; None: the whole."""
+    map_half: Half | None = None
 
+    @property
+    def image_part(self) -> Part:
+        """Where the picture is."""
+        return self.image, self.image_half, "image"
 
-class Found(NamedTuple):
-    """What two folders hold."""
-
-    pairs: list[PairFile]
-    """Sorted by stem."""
-    unpaired: list[str]
-    """Sorted stems that only one of the folders has; they are left out."""
-
-
-def find(images: Path | None, maps: Path | None) -> Found:
-    """Pair the pictures of two folders by stem.
-
-    Raises DataError for a folder that is not given, not there or without pictures, for two files with one stem, and
-    where no stem stands in both.
-    """
-    if images is None or maps is None:
-        missing = " and ".join(n for n, f in (("data.images", images), ("data.maps", maps)) if f is None)
-        raise DataError(
-            f"{missing} is not set: give data.images=DIR data.maps=DIR, two folders of pictures with the same stems "
-            "(`memdist data make --out DIR` makes example data)"
-        )
-    left, right = pictures(images, "data.images"), pictures(maps, "data.maps")
-    common = sorted(left.keys() & right.keys())
-    if not common:
-        raise DataError(
-            f"no picture in {images} (such as {min(left.values()).name}) has the stem of a map in {maps} "
-            f"(such as {min(right.values()).name}): a picture and its map must have the same name up to the ending"
-        )
-    return Found([PairFile(s, left[s], right[s]) for s in common], sorted(left.keys() ^ right.keys()))
-
-
-def pictures(folder: Path, name: str) -> dict[str, Path]:
-    """Pictures of a folder (not of those within it) by stem, sorted; hidden files are passed over.
-
-    `name` is what the folder is called in messages (`data.images`). Raises DataError as `find` does.
-    """
-    if not folder.is_dir():
-        what = "is not a folder" if folder.exists() else "does not exist"
-        raise DataError(f"{name} = {folder} {what}: give a folder of pictures ({_endings()})")
-    try:
-        files = sorted(f for f in folder.iterdir() if f.suffix.lower() in SUFFIXES and not f.name.startswith("."))
-    except OSError as error:
-        why = (error.strerror or str(error)).lower()
-        raise DataError(f"{name} = {folder} cannot be read: {why}; give a folder that you may read") from error
-    if not files:
-        raise DataError(f"{name} = {folder} holds no pictures: give a folder of pictures ({_endings()})")
-    found: dict[str, Path] = {}
-    for file in files:
-        if file.stem in found:
-            raise DataError(
-                f"{name} = {folder} holds two pictures with the stem {file.stem!r}: {found[file.stem].name} and "
-                f"{file.name}; keep one of them"
-            )
-        found[file.stem] = file
-    return found
+    @property
+    def map_part(self) -> Part:
+        """Where the map is."""
+        return self.map, self.map_half, "map"
 
 
 def decode(
-    path: Path, size: tuple[int, int] | None, channels: int, *, longest: int | None = None
+    path: Path,
+    size: tuple[int, int] | None,
+    channels: int,
+    *,
+    longest: int | None = None,
+    half: Half | None = None,
+    crop: bool = False,
+    resize: Resize = "area",
 ) -> npt.NDArray[np.uint8]:
     """Decode a picture: uint8 [channels, height, width], 3 channels (RGB) or 1 (luminance).
 
-    `size` is (height, width) in pixels, whatever the aspect; None keeps the picture's own, made smaller with its aspect
-    until its longer side is at most `longest` pixels. Pictures shrink by the mean over the area of each new pixel (BOX)
-    and grow bilinearly: neither overshoots, so that what is black stays black. EXIF orientation is applied,
-    transparency lies on black, 16-bit greys are scaled to 8 bits, of an animation the first picture is taken.
-    Raises DataError that names the file, if it is no picture, is torn or has too many pixels for a picture (over 89
-    million, Pillow's bound against decompression bombs).
+    Of the picture as it is shown (EXIF orientation applied) `half` takes one half, and then `crop` the largest centred
+    square. `size` is (height, width) in pixels, whatever the aspect; None keeps what was taken at its own, made smaller
+    with its aspect until its longer side is at most `longest` pixels. With `resize` area, pictures shrink by the mean over
+    the area of each new pixel (BOX) and grow bilinearly: neither overshoots, so that what is black stays black; lanczos is
+    Pillow's, and may ring. Transparency lies on black, 16-bit greys are rounded to 8 bits (16-bit colours are cut to them),
+    of an animation the first picture is taken.
+    Raises DataError that names the file, if it is no picture, is torn, is of odd width where a half is wanted, or has too
+    many pixels for a picture (over 89 million, Pillow's bound against decompression bombs).
     """
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    from PIL import ImageOps
 
     assert channels in (1, 3), channels
+    with _naming(path):
+        with _opened(path) as file:
+            width, height = _upright(file)
+            box = region(path, width, height, half, crop)
+            target = size or _within((int(box[3] - box[1]), int(box[2] - box[0])), longest)
+            whole = (0, 0, width, height)
+            # A JPEG is decoded at a half, quarter or eighth where that is still at least twice what is wanted; not
+            # where half of it is wanted, as the other half would shine through, nor where it is turned or mirrored: what
+            # is left over at its end would come to lie at its start.
+            as_stored = half is None and file.getexif().get(_ORIENTATION, 1) == 1
+            drafted = file.draft(None, (2 * max(target), 2 * max(target))) if as_stored else None
+            share = drafted[1][2] / width if drafted else 1.0
+            picture = plain(file, ImageOps.exif_transpose(file)).convert("RGB" if channels == 3 else "L")
+        if box != whole:
+            picture, box = _cut(picture, box, share)
+        else:
+            # A last column that is covered in part counts for that part.
+            box = (0, 0, min(width * share, picture.width), min(height * share, picture.height))
+        picture = resized(picture, box, target, resize)
+        pixels = np.asarray(picture, dtype=np.uint8).reshape(*target, channels)
+    return np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+
+def shown(
+    path: Path, half: Half | None = None, crop: bool = False
+) -> tuple[tuple[int, int], tuple[int, int, int, int]]:
+    """(height, width) of a picture, or of its half, and the box (left, top, right, bottom) in its pixels that a model sees.
+
+    Arguments and errors are those of `decode`; only a file's header is read, but for TIFF.
+    """
+    with _naming(path), _opened(path) as file:
+        width, height = _upright(file)
+    if half is not None:
+        region(path, width, height, half, crop)  # refuses an odd width
+        width //= 2
+    left, top, right, bottom = (int(edge) for edge in region(path, width, height, None, crop))
+    return (height, width), (left, top, right, bottom)
+
+
+@contextlib.contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Turn what decoders raise into a DataError that names the file."""
+    from PIL import Image, UnidentifiedImageError
+
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # remarks on odd metadata are nothing that a person can act upon
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as file:
-                sideways = file.getexif().get(_ORIENTATION, 1) >= 5
-                target = size or _within(file.size if sideways else file.size[::-1], longest)
-                # A JPEG is decoded at a half, quarter or eighth where that is still at least twice what is wanted.
-                file.draft(None, (2 * max(target), 2 * max(target)))
-                picture = _opaque(ImageOps.exif_transpose(file)).convert("RGB" if channels == 3 else "L")
-            height, width = target
-            if picture.size != (width, height):
-                shrinks = width <= picture.width and height <= picture.height
-                filter_ = Image.Resampling.BOX if shrinks else Image.Resampling.BILINEAR
-                picture = picture.resize((width, height), filter_)
-            pixels = np.asarray(picture, dtype=np.uint8).reshape(height, width, channels)
+            yield
     except FileNotFoundError as error:
         raise DataError(f"{path} is not there any more: restore it, or run again without it") from error
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise DataError(f"{path} has too many pixels: make it smaller than {Image.MAX_IMAGE_PIXELS}") from error
-    except Exception as error:  # the decoders of a dozen formats fail in as many ways
+    except DataError:
+        raise
+    except Exception as error:  # the decoders of five formats fail in as many ways
         why = "" if isinstance(error, UnidentifiedImageError) else f" ({error})"
         raise DataError(f"{path} cannot be read as a picture{why}: replace it or take it out") from error
-    return np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[ImageFile]:
+    from PIL import Image
+
+    # Opened here: of a file that it opens itself, Pillow maps a rotated TIFF into memory with its sides exchanged.
+    with open(path, "rb") as handle, Image.open(handle, formats=FORMATS) as file:
+        yield file
+
+
+def _upright(file: ImageFile) -> tuple[int, int]:
+    """Width and height as shown."""
+    if file.format == "TIFF":
+        file.load()  # which turns it upright
+    sideways = file.getexif().get(_ORIENTATION) in (5, 6, 7, 8)
+    return file.size[::-1] if sideways else file.size
 
 
 def content_hash(path: Path) -> str:
@@ -140,7 +177,46 @@ def content_hash(path: Path) -> str:
         raise DataError(f"{path} cannot be read: {why}; restore it or take it out") from error
 
 
-def _within(size: tuple[int, ...], longest: int | None) -> tuple[int, int]:
+def region(path: Path, width: int, height: int, half: Half | None, crop: bool) -> Box:
+    """What is wanted of a picture of this size, in whole pixels."""
+    left = 0
+    if half is not None:
+        if width % 2:
+            raise DataError(
+                f"{path} is {width} pixels wide, an odd number, and has no two halves: data.side_by_side takes pictures "
+                "whose left half is the image and right half the map"
+            )
+        width //= 2
+        left = width if half == "right" else 0
+    if not crop:
+        return left, 0, left + width, height
+    side = min(width, height)
+    left, top = left + (width - side) // 2, (height - side) // 2
+    return left, top, left + side, top + side
+
+
+def _cut(picture: Image, box: Box, share: float) -> tuple[Image, Box]:
+    """Cut out a region, given in pixels of the whole of which the picture is a `share`; and where in the cut it lies."""
+    left, top, right, bottom = (edge * share for edge in box)
+    right, bottom = min(right, picture.width), min(bottom, picture.height)
+    x, y = math.floor(left), math.floor(top)
+    cut = picture.crop((x, y, math.ceil(right), math.ceil(bottom)))
+    return cut, (left - x, top - y, right - x, bottom - y)
+
+
+def resized(picture: Image, box: Box, target: tuple[int, int], resize: Resize) -> Image:
+    """Bring the region `box` of a picture to (height, width) `target`."""
+    from PIL.Image import Resampling
+
+    height, width = target
+    if picture.size == (width, height) and box == (0, 0, width, height):
+        return picture
+    shrinks = width <= box[2] - box[0] and height <= box[3] - box[1]
+    filter_ = Resampling.BOX if shrinks else Resampling.BILINEAR
+    return picture.resize((width, height), Resampling.LANCZOS if resize == "lanczos" else filter_, box)
+
+
+def _within(size: tuple[int, int], longest: int | None) -> tuple[int, int]:
     """(height, width), made smaller with its aspect until the longer is at most `longest`."""
     height, width = size
     if longest is None or max(size) <= longest:
@@ -148,19 +224,22 @@ def _within(size: tuple[int, ...], longest: int | None) -> tuple[int, int]:
     return max(1, round(height * longest / max(size))), max(1, round(width * longest / max(size)))
 
 
-def _opaque(picture: Image) -> Image:
-    """Lay what is transparent on black, and bring 16-bit greys to 8 bits."""
+def plain(file: ImageFile, picture: Image) -> Image:
+    """Lay what is transparent on black, and bring 16-bit greys to 8 bits; `file` is what the picture came from."""
     from PIL import Image
+    from PIL.TiffImagePlugin import TiffImageFile
 
     if picture.mode.startswith("I;16"):
-        return Image.fromarray(((np.asarray(picture).astype(np.uint32) + 128) // 257).astype(np.uint8))
+        greys = np.asarray(picture).astype(np.uint32)
+        if isinstance(file, TiffImageFile) and file.tag_v2.get(_PHOTOMETRIC) == 0:
+            greys = 65535 - greys  # Pillow does so for 8 bits alone
+        see_through = picture.info.get("transparency")
+        if isinstance(see_through, int):
+            greys[greys == see_through] = 0
+        return Image.fromarray(((greys + 128) // 257).astype(np.uint8))
     if picture.mode in ("I", "F"):
-        raise ValueError("32 bits a pixel: save it with 8 or 16")
+        raise ValueError("signed, or 32 bits a pixel: save it with 8 or 16 bits without a sign")
     if picture.has_transparency_data:
         picture = picture.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", picture.size, (0, 0, 0, 255)), picture)
     return picture
-
-
-def _endings() -> str:
-    return ", ".join(s[1:] for s in SUFFIXES)

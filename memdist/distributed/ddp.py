@@ -106,7 +106,9 @@ class Ddp(Single):
 
     def close(self) -> None:
         """Leave the process group."""
-        self.settle()
+        # A rank that is gone has said why; that it does not answer any more is no news.
+        with contextlib.suppress(RuntimeError):
+            self.settle()
         self._accelerator.end_training()
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
-from memdist.distributed.strategy import freeze
+from memdist.distributed.strategy import Stepped, freeze, norm
 from memdist.model import Nets, Stage, Update
 
 
@@ -74,16 +74,15 @@ class Single:
         scaler = self._scalers.get(net)
         (scaler.scale(share) if scaler else share).backward()  # type: ignore[no-untyped-call]
 
-    def step(self, update: Update) -> Tensor | None:
-        """Unscale, clip, step, zero, `after`; 1 or 0 on the device under fp16, where a step can be skipped."""
+    def step(self, update: Update) -> Stepped:
+        """Unscale, clip, step, zero, `after`; under fp16 a step can be skipped."""
         optimiser, scaler, clip = self._optimisers[update.net], self._scalers.get(update.net), self._clips[update.net]
         parameters = list(self._bare[update.net].parameters())
-        taken: Tensor | None = None
         if scaler:
             scaler.unscale_(optimiser)
-        if clip is not None or scaler:
-            norm = nn.utils.clip_grad_norm_(parameters, clip if clip is not None else float("inf"))
-            taken = torch.isfinite(norm).float() if scaler else None
+        size = norm([p.grad for p in parameters if p.grad is not None])
+        if clip is not None:
+            nn.utils.clip_grads_with_norm_(parameters, clip, size)
         if scaler:
             scaler.step(optimiser)
             scaler.update()
@@ -94,7 +93,7 @@ class Single:
             with torch.no_grad():
                 for parameter in parameters:
                     update.after(parameter)
-        return taken
+        return Stepped(size, torch.isfinite(size).float() if scaler else None)
 
     def finish_step(self) -> None:
         """Nothing to average in one process."""

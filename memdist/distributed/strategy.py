@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,15 @@ from memdist.model import Nets, Stage, Update
 
 FP16_ON_CPU = "MEMDIST_TEST_FP16_ON_CPU"
 """Environment variable that lets the tests drive the fp16 path (scaler, overflow) without a GPU."""
+
+
+class Stepped(NamedTuple):
+    """How a network moved; scalars on the device, the same on all ranks."""
+
+    norm: Tensor
+    """L2 norm of its gradient, unscaled, averaged over ranks, before clipping."""
+    taken: Tensor | None
+    """1, or 0 for a step that overflowed and was skipped; None where none can be."""
 
 
 class Strategy(Protocol):
@@ -46,8 +55,8 @@ class Strategy(Protocol):
     def backward(self, net: str, value: Tensor, accumulations: int) -> None:
         """Add the gradient of a micro-batch's mean loss divided by the number of micro-batches."""
 
-    def step(self, update: Update) -> Tensor | None:
-        """Unscale, clip, step, zero, `after`; gives 1 or 0 on the device where a step can overflow and be skipped."""
+    def step(self, update: Update) -> Stepped:
+        """Unscale, clip, step, zero, `after`."""
 
     def finish_step(self) -> None:
         """Average running statistics over ranks."""
@@ -141,3 +150,19 @@ def freeze(nets: Mapping[str, nn.Module], net: str) -> None:
     for name, module in nets.items():
         for parameter in module.parameters():
             parameter.requires_grad_(name == net)
+
+
+def from_main(strategy: Strategy, work: Callable[[], int]) -> int:
+    """A number that the main process finds, and that all ranks get; its failure is everybody's."""
+    found = [0]
+
+    def find() -> None:
+        found[0] = work()
+
+    strategy.first(find)
+    return int(strategy.gather(torch.tensor(found, device=strategy.device))[0])
+
+
+def norm(tensors: list[Tensor]) -> Tensor:
+    """L2 norm of all numbers in some tensors of one device and type, as a scalar on the device."""
+    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(tensors)))

@@ -97,6 +97,8 @@ class Palette(Model):
         """Side lengths in pixels of the levels with self-attention, never rates; the middle always has it."""
         head_channels: Count = 32
         """guided only: channels of an attention head."""
+        heads: Count | None = None
+        """guided only: heads of each attention, however wide it is; null: as many as head_channels makes."""
         norm_groups: Count = 32
         """sr3 only: groups of its normalisation, a divisor of channels."""
         dropout: Dropout = 0.0
@@ -137,7 +139,7 @@ class Palette(Model):
         }
         if c.net == "sr3":
             return SR3UNet(channels, task.map_channels, norm_groups=c.norm_groups, **common)
-        return GuidedUNet(channels, task.map_channels, head_channels=c.head_channels, **common)
+        return GuidedUNet(channels, task.map_channels, head_channels=c.head_channels, heads=c.heads, **common)
 
     def stage(self) -> Stage:
         """One network, one update."""

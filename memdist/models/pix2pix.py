@@ -12,8 +12,8 @@ from torch.nn import functional as F
 from memdist import draws
 from memdist.config import Count, Positive, Settings, Widths
 from memdist.errors import ConfigError
-from memdist.model import Loss, Model, Nets, Pair, Sampling, Scratch, Stage, Task, Update
-from memdist.models.unet import Norm, UNetSettings, build_unet, check_stride, coupling_note
+from memdist.model import Floor, Loss, Model, Nets, Pair, Sampling, Scratch, Stage, Task, Update
+from memdist.models.unet import Bias, Norm, UNetSettings, build_unet, check_stride, coupling_note
 from memdist.nets.patchgan import PatchGAN
 
 
@@ -26,6 +26,8 @@ class Discriminator(Settings):
     """Channels of each layer in units of c; all but the last halve the grid (pix2pix itself: 1, 2, 4, 8 with flat_kernel 4)."""
     norm: Norm = "batch"
     """Normalisation: batch, instance, group or none."""
+    bias: Bias = "auto"
+    """auto: convolutions have a bias where the normalisation has none; never: the first and the last alone (public pix2pix)."""
     flat_kernel: Literal[3, 4] = 3
     """Kernel of the layers that do not halve: 3 keeps the grid (64x64 to 4x4 patches), 4 is pix2pix's (256x256 to 30x30)."""
 
@@ -88,7 +90,9 @@ class Pix2Pix(Model):
 
     def _discriminator(self) -> PatchGAN:
         c, task = self.config.discriminator, self.task
-        return PatchGAN(task.image_channels + task.map_channels, c.widths, norm=c.norm, flat_kernel=c.flat_kernel)
+        bias = False if c.bias == "never" else None
+        channels = task.image_channels + task.map_channels
+        return PatchGAN(channels, c.widths, norm=c.norm, bias=bias, flat_kernel=c.flat_kernel)
 
     def stage(self) -> Stage:
         """The generator predicts once and moves first, then the discriminator on the same detached map."""
@@ -124,6 +128,23 @@ class Pix2Pix(Model):
             {"the generator": self.config.generator.norm, "the discriminator": self.config.discriminator.norm}
         )
 
+    def floors(self) -> tuple[Floor, ...]:
+        """A discriminator that tells all maps apart (a critic's loss is no distance to 0), and one map for all pictures."""
+        constant = Floor(
+            log="generator/spread",
+            below=0.001,
+            of="maps/spread",
+            sentence="the generator has collapsed to one map for all pictures",
+        )
+        if self.config.loss == "wasserstein" or self.config.adversarial_weight == 0:
+            return (constant,)
+        perfect = Floor(
+            log="discriminator/loss",
+            below=1e-4,
+            sentence="the discriminator tells all maps apart, so that the generator learns nothing from it",
+        )
+        return (constant, perfect)
+
     def _clip(self, weight: Tensor) -> None:
         weight.clamp_(-self.config.clip, self.config.clip)
 
@@ -134,10 +155,14 @@ class Pix2Pix(Model):
         verdict = -logits.mean() if self.config.loss == "wasserstein" else self._distance(logits, 1.0)
         l1 = F.l1_loss(fake, batch.map)
         value = self.config.adversarial_weight * verdict + self.config.l1_weight * l1
-        return Loss(
-            value,
-            {"generator/loss": value.detach(), "generator/adversarial": verdict.detach(), "generator/l1": l1.detach()},
-        )
+        logs = {
+            "generator/loss": value.detach(),
+            "generator/adversarial": verdict.detach(),
+            "generator/l1": l1.detach(),
+        }
+        if len(fake) > 1:
+            logs |= {"generator/spread": _spread(scratch["fake"]), "maps/spread": _spread(batch.map)}
+        return Loss(value, logs)
 
     def _discriminator_loss(self, nets: Nets, batch: Pair, scratch: Scratch) -> Loss:
         if "fake" not in scratch:
@@ -177,3 +202,12 @@ class Pix2Pix(Model):
     def predict(self, nets: Nets, image: Tensor, seed: Tensor, sampling: Sampling) -> Tensor:
         """Map of a picture, in one pass of the generator."""
         return nets["generator"](image).float()
+
+
+def _spread(maps: Tensor) -> Tensor:
+    """Mean absolute difference of pictures 1 and 2, 3 and 4, ... of NCHW, in every fourth line: 0 for one map for all.
+
+    Of neighbours, so that micro-batches of any even size give the mean of a step the same value.
+    """
+    pairs, lines = len(maps) // 2, maps[:, :, ::4]
+    return (lines[0 : 2 * pairs : 2] - lines[1 : 2 * pairs : 2]).abs().mean()

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from memdist.config import Count, Dropout, Settings, Widths
 from memdist.errors import ConfigError
 from memdist.model import Loss, Model, Nets, Pair, Sampling, Scratch, Stage, Task, Update
-from memdist.nets.unet import UNet
+from memdist.nets.unet import DROPPED, UNet
 
 Norm = Literal["batch", "instance", "group", "none"]
+Bias = Literal["auto", "never"]
 
 
 class UNetSettings(Settings):
@@ -24,8 +26,12 @@ class UNetSettings(Settings):
     """Channels of each level in units of c; each level halves the picture, so size must be a multiple of 2**levels."""
     norm: Norm = "batch"
     """Normalisation: batch, instance, group or none."""
+    bias: Bias = "auto"
+    """auto: convolutions have a bias where the normalisation has none; never: the output layer alone (the public pix2pix)."""
     dropout: Dropout = 0.0
-    """Dropout in the three deepest decoder levels, probability below 1."""
+    """Dropout in the decoder levels dropout_levels, probability below 1."""
+    dropout_levels: tuple[Annotated[int, Field(ge=0, le=15)], ...] = DROPPED
+    """Decoder levels with dropout, 0 the deepest: 0, 1, 2 in the pix2pix paper; 1 .. levels - 5 in its public code."""
     prior: Literal["none", "mean"] = "none"
     """mean: the untrained net predicts the training split's mean map (a fixed logit added before tanh); none: zero plus noise."""
 
@@ -42,7 +48,9 @@ def build_unet(settings: UNetSettings, task: Task) -> UNet:
         task.map_channels,
         settings.widths,
         norm=settings.norm,
+        bias=False if settings.bias == "never" else None,
         dropout=settings.dropout,
+        dropout_levels=settings.dropout_levels,
         prior=task.mean_map if settings.prior == "mean" else None,
     )
 

@@ -74,7 +74,8 @@ class GuidedUNet(nn.Module):
     picture down; each level has `blocks` residual blocks on the way down and one more on the way up.
     `attention` lists the side lengths IN PIXELS, for pictures of `image_size`, of the levels that attend (the
     public code takes down-sampling rates here: its 2 at 32 pixels is 16); the middle of the network always
-    does. A head has `head_channels` channels.
+    does. A head has `head_channels` channels; with `heads` each attention has that many heads instead, however
+    wide it is.
 
     The second convolution of every block, the projection of every attention and the output layer start at
     zero and nothing initialises them again (the public code does, with kaiming weights), so that an untrained
@@ -94,6 +95,7 @@ class GuidedUNet(nn.Module):
         blocks: int = 2,
         attention: Sequence[int] = (16,),
         head_channels: int = 32,
+        heads: int | None = None,
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
@@ -107,6 +109,13 @@ class GuidedUNet(nn.Module):
         )
 
         def attend(width: int) -> SelfAttention:
+            if heads is not None:
+                if width % heads:
+                    raise ConfigError(
+                        f"heads is {heads}, which does not divide the {width} channels of a level that attends: choose a "
+                        f"divisor of {width}."
+                    )
+                return SelfAttention(width, heads=heads)
             if width % head_channels:
                 raise ConfigError(
                     f"head_channels is {head_channels}, which does not divide the {width} channels of a level "

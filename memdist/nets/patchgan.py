@@ -13,8 +13,10 @@ class PatchGAN(nn.Module):
 
     One convolution (LeakyReLU 0.2) for each entry of `channels`, with the stride at the same place in
     `strides` (default: 2, and 1 for the last), then one convolution to a single channel. The first is not
-    normalised. Strided convolutions are 4x4; those of stride 1, the output included, are `flat_kernel` wide:
-    3 keeps the grid, 4 takes one cell off each side length.
+    normalised. The first and the output have a bias, the others only where the normalisation has none; `bias`
+    False leaves it to those two, as the public pix2pix does without normalisation. Strided convolutions are
+    4x4; those of stride 1, the output included, are `flat_kernel` wide: 3 keeps the grid, 4 takes one cell off
+    each side length.
 
     - The dissertation's: channels (c, 2c, 4c, 8c, 16c): 64x64 to 4x4, a cell for each 16x16 patch.
     - pix2pix's `NLayerDiscriminator(n_layers=3)`: channels (c, 2c, 4c, 8c), flat_kernel=4: 256x256 to 30x30,
@@ -29,6 +31,7 @@ class PatchGAN(nn.Module):
         channels: Sequence[int],
         *,
         norm: str = "batch",
+        bias: bool | None = None,
         strides: Sequence[int] | None = None,
         flat_kernel: Literal[3, 4] = 3,
         init: Literal["normal", "torch"] = "normal",
@@ -36,13 +39,14 @@ class PatchGAN(nn.Module):
         super().__init__()
         strides = (2,) * (len(channels) - 1) + (1,) if strides is None else tuple(strides)
         assert len(strides) == len(channels), f"{len(strides)} strides for {len(channels)} layers"
+        bias = biased(norm) if bias is None else bias
         self.layers = nn.ModuleList()
         self.stride = 1
         before = in_channels
         for index, (width, stride) in enumerate(zip(channels, strides, strict=True)):
             kernel = flat_kernel if stride == 1 else 4
             layer: list[nn.Module] = [
-                nn.Conv2d(before, width, kernel, stride=stride, padding=1, bias=index == 0 or biased(norm))
+                nn.Conv2d(before, width, kernel, stride=stride, padding=1, bias=index == 0 or bias)
             ]
             if index > 0:
                 layer.append(normalisation(norm, width))

@@ -11,8 +11,8 @@ from memdist.nets.blocks import biased, initialise_normal, normalisation, zeroed
 PRIOR_LIMIT = 0.999
 """Prior maps are clamped to this absolute value, since tanh reaches 1 only at infinity."""
 
-DROPPED = 3
-"""How many of the deepest decoder levels have dropout (pix2pix, section 6.1.1: CD512-CD512-CD512)."""
+DROPPED = (0, 1, 2)
+"""Decoder levels with dropout, from the deepest (pix2pix, section 6.1.1: CD512-CD512-CD512)."""
 
 
 class UNet(nn.Module):
@@ -23,11 +23,12 @@ class UNet(nn.Module):
     well. Channels (c, 2c, 4c, 8c, 16c) are the dissertation's autoencoder; (g, 2g, 4g, 8g, 8g, 8g) is
     pix2pix's `UnetGenerator` with num_downs=6, ngf=g, the same function of the same weights (Isola et al.
     2017, arXiv 1611.07004, section 6.1.1). Neither the first nor the deepest convolution nor the output is
-    normalised. Convolutions have a bias only where the normalisation has none, the output layer always.
+    normalised. Convolutions have a bias only where the normalisation has none, the output layer always;
+    `bias` False leaves it to the output layer alone, as the public pix2pix does without normalisation.
 
-    `dropout` is the probability in the three deepest decoder levels (never in the last one). `final` is the
-    output's activation. `init` is `normal` (pix2pix: N(0, 0.02^2)) or `torch` (torch's own); both draw from
-    torch's global generator.
+    `dropout` is the probability in the decoder levels `dropout_levels`, counted from the deepest, 0 (never in
+    the last one; the public pix2pix has it in 1 .. depth - 5). `final` is the output's activation. `init` is
+    `normal` (pix2pix: N(0, 0.02^2)) or `torch` (torch's own); both draw from torch's global generator.
 
     `prior`, float [out_channels, H, W] in [-1, 1], is a map to start from, say the training split's mean: the
     output is tanh(logits + atanh(prior)), with the output layer at zero in the beginning, so that an
@@ -45,13 +46,16 @@ class UNet(nn.Module):
         *,
         norm: str = "batch",
         final: Literal["tanh", "none"] = "tanh",
+        bias: bool | None = None,
         dropout: float = 0.0,
+        dropout_levels: Sequence[int] = DROPPED,
         prior: Tensor | None = None,
         init: Literal["normal", "torch"] = "normal",
     ) -> None:
         super().__init__()
         assert prior is None or final == "tanh", "a prior is a logit of tanh"
-        depth, bias = len(channels), biased(norm)
+        depth = len(channels)
+        bias = biased(norm) if bias is None else bias
 
         self.encoder = nn.ModuleList()
         for index, width in enumerate(channels):
@@ -71,7 +75,7 @@ class UNet(nn.Module):
                 nn.ConvTranspose2d(before, width, 4, stride=2, padding=1, bias=bias),
                 normalisation(norm, width),
             ]
-            if dropout > 0 and depth - 1 - index < DROPPED:
+            if dropout > 0 and depth - 1 - index in dropout_levels:
                 level.append(nn.Dropout(dropout))
             self.decoder.append(nn.Sequential(*level))
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from memdist import metrics, rundir
-from memdist.data import loader, pairs
+from memdist.data import loader, pairs, sources
 from memdist.distributed import strategy as strategy_
 from memdist.distributed.single import Single
 from memdist.errors import CheckpointError, DataError
@@ -28,12 +28,13 @@ def predict(
 ) -> int:
     """Write out/<stem>.png, at the picture's own size, for pictures and folders of them; gives how many.
 
-    A map depends on the run, its weights, the content of the picture and the sampler alone. Everything is checked before
-    the first map is written. Raises DataError for what is no picture.
+    Where the run crops, that size is of the picture's centred square. A map depends on the run, its weights, the content
+    of the picture and the sampler alone. Everything is checked before the first map is written. Raises
+    DataError for what is no picture.
     """
     run = evaluate.settings_for_reading(folder, overrides)
     files = find(inputs)
-    sizes = [_size(path) for path in files]
+    sizes = [_size(path, run.data.crop) for path in files]
     device = strategy_.device_of(run.device)
     strategy_.check_precision(run.precision, device)
     strategy = Single(device, run.precision)
@@ -42,11 +43,18 @@ def predict(
     found.model.check(sampling)
     if out.exists() and not out.is_dir():
         raise CheckpointError(f"--out {out} is a file; name a folder for the maps")
+    own = {path.resolve() for path in files}
+    over = [path for path in files if (out / f"{rundir.file_name(path.stem)}.png").resolve() in own]
+    if over:
+        raise CheckpointError(
+            f"the map of {over[0]} would be written over a picture in --out {out}: name another folder"
+        )
     rundir.make_folder(out)
-    size = run.data.size
+    square = (run.data.size, run.data.size)
+    channels, crop, resize = run.data.image_channels, run.data.crop, run.data.resize
     for start in range(0, len(files), run.eval.batch):
         part = files[start : start + run.eval.batch]
-        images = np.stack([pairs.decode(path, (size, size), 3) for path in part])
+        images = np.stack([pairs.decode(path, square, channels, crop=crop, resize=resize) for path in part])
         seeds = [loader.picture_seed(run.seed, pairs.content_hash(path)) for path in part]
         with torch.no_grad():
             image = loader.floats(torch.from_numpy(images).to(device))
@@ -55,7 +63,7 @@ def predict(
             maps = maps.float().clamp(-1, 1)
             for at, path in enumerate(part):
                 map_ = metrics.resize(maps[at : at + 1], sizes[start + at])[0]
-                validate.write_png(out / f"{path.stem}.png", validate.to_bytes(map_))
+                validate.write_png(out / f"{rundir.file_name(path.stem)}.png", validate.to_bytes(map_))
     return len(files)
 
 
@@ -64,7 +72,7 @@ def find(inputs: Sequence[Path]) -> list[Path]:
     files: list[Path] = []
     for path in inputs:
         if path.is_dir():
-            files += pairs.pictures(path, "IMAGE_OR_FOLDER").values()
+            files += sources.pictures(path, "IMAGE_OR_FOLDER").values()
         elif path.is_file():
             files.append(path)
         else:
@@ -79,7 +87,7 @@ def find(inputs: Sequence[Path]) -> list[Path]:
     return list(seen.values())
 
 
-def _size(path: Path) -> tuple[int, int]:
+def _size(path: Path, crop: bool) -> tuple[int, int]:
     """Height and width as shown; a DataError for what is no picture, so that nothing is written before."""
-    _, height, width = pairs.decode(path, None, 1).shape
+    _, height, width = pairs.decode(path, None, 1, crop=crop).shape
     return height, width

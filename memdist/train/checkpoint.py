@@ -4,15 +4,18 @@ checkpoints/<step, 10 digits>/
     nets.safetensors      <network>.<parameter or buffer>
     averages.safetensors  the same, for networks that keep an average
     optim.safetensors     <network>/<state>/<parameter>
-    state.json            step, lengths of line files, selection, scalers, sums
+    state.json            step, lengths of line files, selection, scalers, sums, watch, anchor, rollbacks
     manifest.json         size and SHA-256 of each file
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Mapping
+import os
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +28,8 @@ from memdist.errors import CheckpointError
 NETS = "nets.safetensors"
 AVERAGES = "averages.safetensors"
 OPTIM = "optim.safetensors"
+STATE = "state.json"
+MANIFEST = "manifest.json"
 
 
 def folder(run: Path, step: int) -> Path:
@@ -34,8 +39,19 @@ def folder(run: Path, step: int) -> Path:
 
 def steps(run: Path) -> list[int]:
     """Steps of which there is a whole checkpoint, ascending."""
-    found = (run / rundir.CHECKPOINTS).glob("[0-9]" * 10)
-    return sorted(int(path.name) for path in found if (path / "manifest.json").is_file())
+    return [step for step in there(run) if (folder(run, step) / MANIFEST).is_file()]
+
+
+def there(run: Path) -> list[int]:
+    """Steps of which there is a folder, ascending; one that has lost its manifest is no checkpoint any more."""
+    return sorted(int(path.name) for path in (run / rundir.CHECKPOINTS).glob("[0-9]" * 10))
+
+
+def safe(run: Path) -> str:
+    """What a run whose disk is full or gone has left, for a sentence."""
+    found = steps(run)
+    which = f"the checkpoint of step {found[-1]} is safe" if found else "no checkpoint was written yet"
+    return f"{which}, and the same command goes on from there"
 
 
 def save(
@@ -47,17 +63,15 @@ def save(
     state: Mapping[str, Any],
 ) -> None:
     """Write a checkpoint whole or not at all."""
-    from safetensors.torch import save_file
-
     # What stands there without a manifest is no checkpoint, and would be in the way of one.
     rundir.remove_folder(folder(run, step))
     with rundir.new_folder(folder(run, step)) as temporary:
-        save_file(_weights(nets), temporary / NETS)
-        save_file(_weights(averages), temporary / AVERAGES)
-        save_file(_optimiser_state(nets, optimisers), temporary / OPTIM)
-        (temporary / "state.json").write_text(json.dumps({"step": step, **state}))
+        _write_tensors(_weights(nets), temporary / NETS)
+        _write_tensors(_weights(averages), temporary / AVERAGES)
+        _write_tensors(_optimiser_state(nets, optimisers), temporary / OPTIM)
+        (temporary / STATE).write_text(json.dumps({"step": step, **state}))
         manifest = {path.name: _seal(path) for path in sorted(temporary.iterdir())}
-        (temporary / "manifest.json").write_text(json.dumps(manifest, indent=1))
+        (temporary / MANIFEST).write_text(json.dumps(manifest, indent=1))
 
 
 def prune(run: Path, keep: set[int]) -> None:
@@ -67,50 +81,90 @@ def prune(run: Path, keep: set[int]) -> None:
             rundir.remove_folder(folder(run, step))
 
 
+def harm(run: Path, step: int, names: tuple[str, ...] = (NETS, AVERAGES, OPTIM, STATE)) -> str | None:
+    """What is wrong with files of a checkpoint, in words; None if they are what was written, and say something."""
+    from safetensors import SafetensorError, safe_open
+
+    path = folder(run, step)
+    try:
+        manifest = rundir.read_json(path / MANIFEST)
+        absent = sorted({NETS, AVERAGES, OPTIM, STATE} - manifest.keys())
+        if absent:
+            return f"{MANIFEST} does not name {absent[0]}"
+        for name in names:
+            if not (path / name).is_file():
+                return f"{name} is not what was written (it is missing)"
+            if _seal(path / name) != manifest[name]:
+                return f"{name} is not what was written (checksum)"
+            if name != STATE:
+                with safe_open(path / name, "pt"):
+                    pass
+        if rundir.read_json(path / STATE).get("step") != step:
+            return f"{STATE} is not of step {step}"
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+        return f"a file cannot be read: {(error.strerror or str(error)).lower()}"
+    except OSError as error:
+        raise _unread(path, error) from error
+    except SafetensorError as error:
+        return f"{name} holds no tensors: {error}"
+    except CheckpointError as error:
+        if isinstance(error.__cause__, OSError) and not isinstance(error.__cause__, IsADirectoryError):
+            raise _unread(path, error.__cause__) from error
+        return str(error).removeprefix(f"{path}{os.sep}").partition(";")[0]
+    return None
+
+
+def _unread(path: Path, error: OSError) -> CheckpointError:
+    """What a disk that refuses is no fault of: the checkpoint may be whole, and must not be passed over for it."""
+    why = (error.strerror or str(error)).lower()
+    return CheckpointError(
+        f"{path} cannot be read: {why}; nothing was changed: see to the disk and give the same command again, or remove that "
+        "folder to go on from the checkpoint before"
+    )
+
+
 def read_state(run: Path, step: int) -> dict[str, Any]:
     """State of a checkpoint, once its files are found to be what was written."""
-    path = folder(run, step)
-    manifest = rundir.read_json(path / "manifest.json")
-    for name, seal in manifest.items():
-        if not (path / name).is_file() or _seal(path / name) != seal:
-            raise CheckpointError(
-                f"{path / name} is not what was written (checksum); delete the folder {path} to go on from the one before"
-            )
-    return rundir.read_json(path / "state.json")
+    wrong = harm(run, step)
+    if wrong:
+        raise CheckpointError(
+            f"the checkpoint {folder(run, step)} cannot be used: {wrong}; name another one with --checkpoint, or train on, "
+            "which goes back to the one before"
+        )
+    return rundir.read_json(folder(run, step) / STATE)
 
 
 def load_weights(run: Path, step: int, nets: Mapping[str, nn.Module], *, averages: bool) -> None:
     """Copy the weights of the networks (or of their averages) of a checkpoint into `nets`."""
-    from safetensors.torch import load_file
-
     path = folder(run, step) / (AVERAGES if averages else NETS)
-    stored = load_file(path)
+    stored = _read_tensors(path)
+    wrong = misfit({key: tuple(value.shape) for key, value in stored.items()}, nets)
+    if wrong:
+        raise CheckpointError(
+            f"{path} is from another network: {wrong}; use the configuration that it was trained with"
+        )
     for name, net in nets.items():
-        own = net.state_dict()
-        given = {key[len(name) + 1 :]: value for key, value in stored.items() if key.startswith(name + ".")}
-        wrong = [
-            key
-            for key in own.keys() | given.keys()
-            if key not in own or key not in given or own[key].shape != given[key].shape
-        ]
+        for key, value in net.state_dict().items():
+            value.copy_(stored[f"{name}.{key}"])
+
+
+def misfit(shapes: Mapping[str, tuple[int, ...]], nets: Mapping[str, nn.Module]) -> str | None:
+    """What keeps stored tensors of these names and shapes out of the networks, in words; None if they fit."""
+    for name, net in nets.items():
+        own = {key: tuple(value.shape) for key, value in net.state_dict().items()}
+        given = {key[len(name) + 1 :]: shape for key, shape in shapes.items() if key.startswith(name + ".")}
+        wrong = sorted(key for key in own.keys() | given.keys() if own.get(key) != given.get(key))
         if wrong:
-            example = sorted(wrong)[0]
-            raise CheckpointError(
-                f"{path} is from another network: {name} differs in {len(wrong)} tensors, for example {example}; "
-                "use the configuration that it was trained with"
-            )
-        for key, value in own.items():
-            value.copy_(given[key])
+            return f"{name} differs in {len(wrong)} tensors, for example {wrong[0]}"
+    return None
 
 
 def load_optimisers(
     run: Path, step: int, nets: Mapping[str, nn.Module], optimisers: Mapping[str, torch.optim.Optimizer]
 ) -> None:
     """Restore the state of optimisers whose networks are restored already."""
-    from safetensors.torch import load_file
-
     named = {f"{name}/{key}": (optimisers[name], p) for name in optimisers for key, p in nets[name].named_parameters()}
-    for key, value in load_file(folder(run, step) / OPTIM).items():
+    for key, value in _read_tensors(folder(run, step) / OPTIM).items():
         net, kind, parameter = key.split("/")
         optimiser, weight = named[f"{net}/{parameter}"]
         # Like the weight in layout, so that fused kernels see what they saw before; step counts stay where they were.
@@ -145,3 +199,46 @@ def _optimiser_state(
 def _seal(path: Path) -> dict[str, Any]:
     with open(path, "rb") as file:
         return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+
+
+def _write_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Write a safetensors file; what the file system refuses is an OSError, as elsewhere."""
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    try:
+        save_file(dict(tensors), path)
+    except SafetensorError as error:
+        # The library knows only a text: "I/O error: No space left on device (os error 28)".
+        found = re.search(r"\(os error (\d+)\)", str(error))
+        if found is None:
+            raise
+        raise OSError(int(found[1]), os.strerror(int(found[1])), str(path)) from error
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    from safetensors.torch import load_file
+
+    with _reading(path):
+        return load_file(path)
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Turn what goes wrong while a file of tensors is read into a sentence."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(
+            f"{path} cannot be read: {error}; name another checkpoint, or train on, which goes back to the one before"
+        ) from error
+
+
+def shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the tensors of a file, without their values."""
+    from safetensors import safe_open
+
+    with _reading(path), safe_open(path, "pt") as file:
+        return {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118

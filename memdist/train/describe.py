@@ -9,7 +9,7 @@ import torch
 
 from memdist import config
 from memdist.data import loader as loader_
-from memdist.data import pairs as pairs_
+from memdist.data import sources as sources_
 from memdist.data import split as split_
 from memdist.distributed import strategy as strategy_
 from memdist.model import Model, Pair, Scratch, Stage
@@ -29,11 +29,12 @@ def describe(run: Any) -> Any:
     for name, net in stage.nets.items():
         lines.append(f"{name}: {sum(p.numel() for p in net.parameters()):,} parameters")
     world = int(os.environ.get("WORLD_SIZE", 1))
-    if run.data.images is None or run.data.maps is None:
-        lines.append("data.images and data.maps are not set: the number of steps is not known")
+    if not sources_.given(run.data):
+        lines.append("no data are given: the number of steps is not known")
         pairs = run.batch.size
     else:
-        stems = split_.make([pair.stem for pair in pairs_.find(run.data.images, run.data.maps).pairs], run.data)
+        stems, notes = split_.deal(sources_.find(run.data).pairs, run.data)
+        lines += notes
         counts, pairs = ", ".join(f"{name} {len(part)}" for name, part in stems.items()), len(stems["train"])
         steps = loader_.epoch_end(run.epochs, pairs, run.batch.size)
         lines.append(f"pairs: {counts}; {steps} steps of {run.batch.size} pictures in {run.epochs} epochs")
@@ -55,7 +56,7 @@ def memory(run: Any, model: Model, stage: Stage, micro: int) -> tuple[int, int]:
         kept = 2 + moments[settings.name] + (settings.name == "sgd" and settings.momentum > 0)
         kept += name in model.averaged() and run.ema.decay is not None
         fixed += 4 * kept * sum(p.numel() for p in net.parameters())
-    picture = torch.empty(micro, 3, run.data.size, run.data.size, device="meta")
+    picture = torch.empty(micro, run.data.image_channels, run.data.size, run.data.size, device="meta")
     map_ = picture.new_empty(micro, run.data.map_channels, run.data.size, run.data.size)
     batch = Pair(picture, map_, torch.empty(micro, dtype=torch.int64, device="meta"))
     most = 0

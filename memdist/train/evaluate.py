@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
-import heapq
 import io
 import shutil
 import time
@@ -15,18 +15,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from memdist import config, metrics, models, rundir
+from memdist import config, locks, metrics, models, rundir, saliency
 from memdist.data import cache as cache_
-from memdist.data import loader
+from memdist.data import fixations, loader, sources
 from memdist.data import split as split_
 from memdist.distributed import strategy as strategy_
 from memdist.errors import CheckpointError, ConfigError
 from memdist.model import Pair, Sampling
-from memdist.train import restore, score, start, trivial, validate
+from memdist.train import dataset, distribution, extremes, gaze, imported, restore, score, trivial
 from memdist.train.score import Predictor, Rows
-
-EXTREMES = 8
-"""How many of the best and of the worst pictures, by L1, are kept to look at."""
 
 
 def evaluate(
@@ -39,24 +36,34 @@ def evaluate(
     run = settings_for_reading(folder, overrides)
     strategy = strategy_.make(run)
     try:
-        found = restore.restore(folder, choice, ema=ema, device=strategy.device)
+        # Chosen once for all ranks: the run may be training meanwhile.
+        step = (
+            strategy_.from_main(strategy, lambda: restore.chosen_step(folder, choice)) if strategy.world > 1 else None
+        )
+        found = restore.restore(folder, choice, ema=ema, device=strategy.device, step=step)
         sampling = Sampling(sampler=run.eval.sampler, steps=run.eval.steps)
         found.model.check(sampling)
-        data = start.open_data(run, strategy)
-        if split_.fingerprint(split_.read(folder / rundir.SPLIT)) != split_.fingerprint(data.table):
+        extractor = distribution.load(run.eval.fid_weights, strategy.device)
+        fixations.check(run.data.fixations)
+        data = dataset.load(run, strategy)
+        foreign = imported.is_imported(folder)
+        if not foreign and split_.fingerprint(split_.read(folder / rundir.SPLIT)) != split_.fingerprint(data.table):
             raise CheckpointError(
-                f"the pictures, maps or split of data.images = {run.data.images} are not those that {folder} was trained on "
-                f"(its {rundir.SPLIT}); restore them, or name the same data with data.images=DIR data.maps=DIR"
+                f"the pictures, maps or split of {sources.said(run.data)} are not those that {folder} was trained on "
+                f"(its {rundir.SPLIT}); restore them, or say where the same data lie now ({sources.example(run.data)})"
             )
         chosen = [name for name in splits if len(data.rows[name])]
         if not chosen:
             raise ConfigError(
                 f"{folder} has no {splits[0]} split (data.{splits[0]} is 0); evaluate --split val instead"
             )
+        looked = gaze.read(run.data, data.pairs, data.pixels, data.rows["train"])
+        if foreign:
+            strategy.first(lambda: imported.adopt(folder, data.table))
         trivials = trivial.fit(data.pixels, data.rows["train"], strategy.device)
         for name in chosen:
-            _score_split(folder, run, name, found, sampling, data, trivials, strategy, choice)
-        return table(rundir.read_json(folder / rundir.SCORES), chosen)
+            _score_split(folder, run, name, found, sampling, data, trivials, looked, extractor, strategy, choice)
+        return table(rundir.read_json(folder / rundir.SCORES), chosen, imported.said(folder) if foreign else None)
     finally:
         strategy.close()
 
@@ -67,7 +74,8 @@ def settings_for_reading(folder: Path, overrides: Sequence[str]) -> Any:
     raw = config.override({**config.plain(trained), "device": "auto"}, overrides)
     run = models.resolve(raw)
     then, now = config.identity(trained), config.identity(run)
-    changed = [key for key in now if now[key] != then[key]]
+    free = imported.SPLIT_KEYS if imported.is_imported(folder) else ()
+    changed = [key for key in now if now[key] != then[key] and key not in free]
     if changed:
         raise ConfigError(
             f"{changed[0]} says what {folder} is and cannot be changed when it is read; runtime settings can"
@@ -81,8 +89,10 @@ def _score_split(
     name: str,
     found: restore.Restored,
     sampling: Sampling,
-    data: start.Data,
+    data: dataset.Dataset,
     trivials: Mapping[str, Predictor],
+    looked: gaze.Gaze | None,
+    extractor: distribution.Extractor | None,
     strategy: strategy_.Strategy,
     choice: str,
 ) -> None:
@@ -92,7 +102,17 @@ def _score_split(
 
     def decode() -> None:
         files = [place[pixels.stems[row]] for row in rows]
-        opened.append(cache_.truth(files, run.eval.size, run.data.map_channels, run.data.cache, run.workers))
+        opened.append(
+            cache_.truth(
+                files,
+                run.eval.size,
+                run.data.map_channels,
+                run.data.cache,
+                run.workers,
+                crop=run.data.crop,
+                map_resize=run.data.map_resize,
+            )
+        )
 
     strategy.first(decode)
     if not opened:
@@ -114,21 +134,28 @@ def _score_split(
         seconds += time.perf_counter() - before
         return maps
 
-    extremes = Extremes(pixels)
+    seen = extremes.Extremes(pixels)
+    predictors = {"model": timed, **trivials}
+    distance = distribution.Distance(extractor, list(predictors), len(rows), truth, strategy) if extractor else None
+
+    def see(part: loader.Part, maps: Mapping[str, Tensor], errors: Mapping[str, Tensor]) -> None:
+        seen.see(part, maps["model"], errors["model"])
+        if distance is not None:
+            distance.see(part, maps)
+
     values = score.measure(
-        {"model": timed, **trivials},
+        predictors,
         pixels,
         rows,
         strategy,
         seed=run.seed,
         batch=run.eval.batch,
         truth=truth,
-        seen=lambda part, maps, errors: extremes.see(part, maps["model"], errors["model"]),
+        beside=looked.measure if looked else None,
+        seen=see,
     )
     spent = float(strategy.gather(torch.tensor([seconds], device=strategy.device)).max())
     samples = folder / rundir.SAMPLES / name
-    strategy.first(lambda: shutil.rmtree(samples, ignore_errors=True))
-    extremes.write(samples, rows, values["model"]["l1"])
     sizes = sorted(set(opened[0].sizes))
     means = {who: {m: _summary(v) for m, v in by.items()} for who, by in values.items()}
     reached = [v["l1"]["mean"] for who, v in means.items() if who != "model" and v["l1"]["mean"] is not None]
@@ -145,8 +172,20 @@ def _score_split(
         "metrics": means.pop("model"),
         "skill": None if own is None or not reached or min(reached) == 0 else 1 - own / min(reached),
         "trivial": means,
+        "fixations": looked.record(rows) if looked else None,
+        "distribution": distance.record() if distance else None,
     }
-    strategy.first(lambda: _write(folder, name, record, pixels, rows, values))
+    with contextlib.ExitStack() as held:
+        # Another process may score the same run: they take turns, so that neither loses what the other wrote.
+        def wait_our_turn() -> None:
+            held.enter_context(locks.hold(folder, rundir.SCORING_LOCK, queue=True))
+
+        strategy.first(wait_our_turn)
+        strategy.first(lambda: shutil.rmtree(samples, ignore_errors=True))
+        seen.write(samples, rows, values["model"]["l1"])
+        # All pictures are there before the turn ends.
+        strategy.gather(torch.zeros(1, device=strategy.device))
+        strategy.first(lambda: _write(folder, name, record, pixels, rows, values))
 
 
 def _summary(values: np.ndarray) -> dict[str, Any]:
@@ -163,63 +202,32 @@ def _write(
     values: Mapping[str, score.Values],
 ) -> None:
     """Put a split's scores in place of its former ones; scores.csv first, so that scores.json never speaks of absent lines."""
-    columns = ["split", "predictor", "stem", *metrics.METRICS]
     path = folder / rundir.SCORES_CSV
-    lines: list[list[str]] = []
+    head = ["split", "predictor", "stem"]
+    shown = [*metrics.METRICS, *(m for m in saliency.METRICS if m in values["model"])]
+    lines: list[dict[str, str]] = []
     if path.is_file():
-        former = list(csv.reader(io.StringIO(path.read_text(encoding="utf-8"))))
-        lines = [line for line in former[1:] if line[0] != name] if former and former[0] == columns else []
+        former = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8")))
+        if set(former.fieldnames or ()) >= {*head, *metrics.METRICS}:
+            lines = [line for line in former if line["split"] != name]
     for who, by_metric in values.items():
         for at, row in enumerate(rows):
-            shown = ["" if np.isnan(by_metric[m][at]) else f"{by_metric[m][at]:.6g}" for m in metrics.METRICS]
-            lines.append([name, who, pixels.stems[row], *shown])
+            figures = {m: "" if np.isnan(by_metric[m][at]) else f"{by_metric[m][at]:.6g}" for m in shown}
+            lines.append({"split": name, "predictor": who, "stem": pixels.stems[row], **figures})
+    # Columns that only some splits have are empty in the others' lines.
+    columns = [*head, *metrics.METRICS]
+    columns += [m for m in saliency.METRICS if m in shown or any(line.get(m) for line in lines)]
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([columns, *lines])
+    writer = csv.DictWriter(text, columns, restval="", extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
     rundir.write_text(path, text.getvalue())
     scores = rundir.read_json(folder / rundir.SCORES)
     rundir.write_json(folder / rundir.SCORES, {**scores, name: dict(record)})
 
 
-class Extremes:
-    """The best and the worst predictions by L1, kept while a split goes by in constant memory."""
-
-    def __init__(self, pixels: cache_.Pixels) -> None:
-        """Nothing seen yet."""
-        self._pixels = pixels
-        self._best: list[tuple[float, int, Tensor]] = []
-        self._worst: list[tuple[float, int, Tensor]] = []
-
-    def see(self, part: loader.Part, maps: Tensor, errors: Tensor) -> None:
-        """Take note of a batch; padding is passed over."""
-        for at, error in enumerate(errors[: part.valid].tolist()):
-            if error != error:
-                continue
-            for heap, sign in ((self._best, -1.0), (self._worst, 1.0)):
-                # Among equals the lower row stays, as in `write`; rows differ, so that maps are never compared.
-                entry = (sign * error, -int(part.rows[at]))
-                if len(heap) < EXTREMES or entry > heap[0][:2]:
-                    put = heapq.heappush if len(heap) < EXTREMES else heapq.heapreplace
-                    put(heap, (*entry, maps[at].cpu()))
-
-    def write(self, folder: Path, rows: Rows, errors: np.ndarray) -> None:
-        """Write strips picture | map | prediction: best-01-<stem>.png is the best of all.
-
-        `errors` are those of all ranks' `rows`; each rank writes what it has seen itself.
-        """
-        rundir.make_folder(folder)
-        defined = [(float(error), int(row)) for error, row in zip(errors, rows, strict=True) if error == error]
-        orders = {"best": sorted(defined), "worst": sorted(defined, key=lambda e: (-e[0], e[1]))}
-        for kind, heap in (("best", self._best), ("worst", self._worst)):
-            seen = {-row: predicted for _, row, predicted in heap}
-            for place, (_, row) in enumerate(orders[kind][:EXTREMES], 1):
-                if row in seen:
-                    strip = validate.strip(self._pixels.images[row], self._pixels.maps[row], seen[row])
-                    # Stems come from file names, which hold no separator.
-                    validate.write_png(folder / f"{kind}-{place:02d}-{self._pixels.stems[row]}.png", strip)
-
-
-def table(scores: Mapping[str, Any], splits: Sequence[str]) -> Any:
-    """Scores of splits as a table: the model above the trivial predictors."""
+def table(scores: Mapping[str, Any], splits: Sequence[str], note: str | None = None) -> Any:
+    """Scores of splits as a table: the model above the trivial predictors; `note` below."""
     from rich.console import Group
     from rich.table import Table
 
@@ -241,7 +249,11 @@ def table(scores: Mapping[str, Any], splits: Sequence[str]) -> Any:
         parts.append(shown)
         if record["skill"] is not None:
             parts.append(f"skill over the best trivial predictor (1 - L1 / its L1): {record['skill']:+.3f}\n")
-    return Group(*parts)
+        if record["fixations"]:
+            parts += [gaze.table(name, record, _cell), gaze.sentence(record["fixations"], record["n"]) + "\n"]
+        if record["distribution"]:
+            parts.append(distribution.sentence(record["distribution"]) + "\n")
+    return Group(*parts, *([note] if note else []))
 
 
 def _cell(summary: Mapping[str, Any]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,9 @@ from memdist import rundir
 from memdist.augment import augment
 from memdist.data import loader as loader_
 from memdist.distributed import strategy as strategy_
-from memdist.errors import MemdistError
-from memdist.train import checkpoint, start, step, validate
+from memdist.errors import CheckpointError, MemdistError
+from memdist.train import checkpoint, imported, rollback, start, step, validate, watch
+from memdist.train.ours import Ours
 from memdist.train.report import Report
 from memdist.train.signals import RESUME_ME, SAVE, STOP, Signals
 
@@ -28,46 +29,56 @@ def train(run: Any, out: Path, *, extend: bool = False) -> int:
     model = start.build(run)
     strategy = strategy_.make(run)
     try:
-        with Signals() as signals:
-            with contextlib.ExitStack() as held:
-
-                def hold() -> None:
-                    held.enter_context(rundir.locked(out))
-                    rundir.sweep(out)
-                    rundir.sweep(out / rundir.CHECKPOINTS)
-
-                # A run that is there is held before it is read; of a new one nothing stands until all is checked.
-                with rundir.naming(out):
-                    new = not (out / rundir.CONFIG).is_file()
-                if not new:
-                    strategy.first(hold)
-                session = start.open_session(run, out, strategy, model, extend=extend)
-                if new:
-                    strategy.first(hold)
-                leg = held.enter_context(contextlib.closing(Leg(session, signals)))
-                return leg.run()
+        with Signals() as signals, Ours(out, lambda: signals.wishes) as ours:
+            # A run that is there is held before it is read; of a new one nothing stands until all is checked.
+            if not ours.new:
+                imported.refuse_training(out)
+                strategy.first(ours.hold)
+            hold = ours.hold if ours.new else lambda: None
+            session = start.open_session(run, out, strategy, model, extend=extend, hold=hold)
+            session.still_ours = ours.check
+            return go_on(session, signals)
     finally:
         strategy.close()
 
 
+def go_on(session: start.Session, signals: Signals) -> int:
+    """Train from where a session stands, through its rollbacks; gives the exit code."""
+    words = [*start.introduction(session), *rollback.remembered(session)]
+    while True:
+        with contextlib.closing(Leg(session, signals)) as leg:
+            answer = leg.run(words)
+        if isinstance(answer, int):
+            return answer
+        try:
+            words = rollback.go_back(session, answer)
+        except MemdistError as error:
+            with contextlib.suppress(MemdistError):
+                leg.note("failed", str(error))
+            raise
+
+
 class Leg:
-    """One process's part of a run, from where the run folder stands to its end or a stop."""
+    """One process's part of a run, from where the run folder stands to its end, a stop or a rollback."""
 
     def __init__(self, session: start.Session, signals: Signals) -> None:
         """Open the line files where the checkpoint left them, and the report."""
+        session.still_ours()
         self.session, self.signals = session, signals
         run, out, self.strategy = session.run, session.out, session.strategy
         self.pairs = len(session.data.rows["train"])
-        self.began = time.monotonic()
-        self.saved = self.began
-        self.asked = False
-        self.waited = 0.0
+        self.began = self.saved = time.monotonic()
+        self.asked, self.waited = False, 0.0
+        self.before: list[int] = session.state.get("before", [])
         self.sums = step.Sums()
         lengths = session.state.get("lengths", {})
         self.metrics = self.timing = None
         if self.strategy.main:
             self.metrics = rundir.Lines(out / rundir.METRICS, lengths.get("metrics", 0))
             self.timing = rundir.Lines(out / rundir.TIMING, lengths.get("timing", 0))
+            # Of rollbacks, what came after the checkpoint was cut off with the rest.
+            for record in session.rollbacks[len(session.state.get("rollbacks", ())) :]:
+                self.metrics.write(record)
         if session.state:
             self.sums.load(session.state["sums"], self.strategy)
         rows = session.data.rows
@@ -84,31 +95,48 @@ class Leg:
             device=self.strategy.device,
         )
 
-    def run(self) -> int:
-        """Train to the end or a stop; gives the exit code."""
+    def run(self, words: Sequence[str]) -> int | watch.Verdict:
+        """Say some words and train to the end or a stop; gives the exit code, or why to go back."""
         session, strategy = self.session, self.strategy
-        for sentence in start.introduction(session):
+        for sentence in words:
             self.report.say(sentence)
+        if session.step and strategy.main:
+            self._prune()  # a kill may have come before it did
         if session.step >= session.total or session.selection.exhausted(session.run.select):
             return self._finish("this run is finished already" if session.step else "there is nothing to do")
-        self._note("running", "")
+        self.note("running", "")
         settings = session.run
-        micro = start.micro_batch(settings, strategy.world, self.pairs)
         try:
             with loader_.Loader(
                 session.data.pixels,
                 session.data.rows["train"],
                 seed=settings.seed,
                 batch_size=settings.batch.size,
-                micro=micro,
+                micro=start.micro_batch(settings, strategy.world, self.pairs),
                 rank=strategy.rank,
                 world=strategy.world,
                 device=strategy.device,
                 resident=settings.data.resident,
             ) as loader:
-                return self._steps(loader)
+                while session.step < session.total:
+                    code = self.advance(loader)
+                    if code is not None:
+                        return code
+                return self._finish("")
+        except watch.Diverged as error:
+            strategy.settle()
+            if not rollback.due(session):
+                with contextlib.suppress(MemdistError):  # a disk that is full must not hide it
+                    self.note("diverged", error.verdict.what)
+                raise rollback.refusal(session, error.verdict) from None
+            session.seconds = self._seconds()
+            return error.verdict
         except BaseException as error:
-            self._note("failed", f"{type(error).__name__}: {error}".split("\n")[0])
+            # What cannot be written any more must not hide what went wrong first.
+            with contextlib.suppress(MemdistError):
+                self.note("failed", f"{type(error).__name__}: {error}".split("\n")[0])
+            if isinstance(error, CheckpointError) and isinstance(error.__cause__, OSError):
+                raise CheckpointError(f"{error}; {checkpoint.safe(session.out)}") from error.__cause__
             raise
 
     def close(self) -> None:
@@ -117,13 +145,6 @@ class Leg:
         for lines in (self.metrics, self.timing):
             if lines is not None:
                 lines.close()
-
-    def _steps(self, loader: loader_.Loader) -> int:
-        while self.session.step < self.session.total:
-            code = self.advance(loader)
-            if code is not None:
-                return code
-        return self._finish("")
 
     def advance(self, loader: loader_.Loader) -> int | None:
         """Take one step and whatever follows it; an exit code ends the run before its last step."""
@@ -135,24 +156,24 @@ class Leg:
         self.report.step(session.step)
         if session.step % settings.log.every == 0:
             self._log()
-        save = self._epoch() if session.step == self._epoch_end() else False
+        elif session.watch.full:
+            session.watch.fold(strategy)
+        due = self._epoch() if session.step == self._epoch_end() else False
         agreed = strategy.agree(self.signals.wishes | (SAVE if self._overdue() else 0))
         exhausted = session.selection.exhausted(settings.select)
-        if save or agreed or exhausted or session.step == session.total:
-            self._save()
+        if due or agreed or exhausted or session.step == session.total:
+            self._save(due)
         ends = exhausted or (agreed & STOP and session.step < session.total)
         if ends or session.step == session.total:
             strategy.settle()
         if exhausted:
-            return self._finish(
-                f"stopped early: no better {settings.select.metric} for {session.selection.since} validations"
-            )
+            since = session.selection.since
+            return self._finish(f"stopped early: no better {settings.select.metric} for {since} validations")
         if ends:
             who = self.signals.caught or "a signal at another rank"
-            self._note("stopped", who)
-            self.report.say(
-                f"stopped at step {session.step} of {session.total} by {who}; the same command goes on from there"
-            )
+            self.note("stopped", who)
+            where = f"step {session.step} of {session.total}"
+            self.report.say(f"stopped at {where} by {who}; the same command goes on from there")
             return RESUME_ME
         return None
 
@@ -161,11 +182,8 @@ class Leg:
 
     def _epoch_end(self) -> int:
         """Step at which the last epoch that was begun before this step's batch ended, if it ends here."""
-        return (
-            loader_.epoch_end(self._epoch_number(), self.pairs, self.session.run.batch.size)
-            if self._epoch_number()
-            else -1
-        )
+        number = self._epoch_number()
+        return loader_.epoch_end(number, self.pairs, self.session.run.batch.size) if number else -1
 
     def _overdue(self) -> bool:
         """Whether to wish for a checkpoint by the clock; once, as the answer may come a step late."""
@@ -177,13 +195,9 @@ class Leg:
 
     def _log(self) -> None:
         session = self.session
+        norms = session.watch.look(session.stage.nets, self.strategy, session.step)
         values = {f"train/{name}": value for name, value in self.sums.fetch(self.strategy).items()}
-        broken = [name for name, value in values.items() if not math.isfinite(value)]
-        if broken:
-            raise MemdistError(
-                f"{broken[0]} is {values[broken[0]]} at step {session.step}: the run has diverged; lower the learning rate "
-                f"or set optim.*.clip, and start anew with --out (its checkpoints are in {session.out})"
-            )
+        values |= session.watch.norms() | {f"weight_norm/{name}": norm for name, norm in norms.items()}
         for name, optimiser in session.optimisers.items():
             values[f"lr/{name}"] = float(optimiser.param_groups[0]["lr"])
         speed = self.report.losses(session.step, values)
@@ -193,19 +207,15 @@ class Leg:
     def _epoch(self) -> bool:
         """Validate at the end of an epoch; whether a checkpoint is due."""
         session, settings = self.session, self.session.run
+        session.watch.look(session.stage.nets, self.strategy, session.step)
         epoch = self._epoch_number()
         before = time.perf_counter()
         maps = epoch % settings.validate_.every == 0 or session.step == session.total
         bare = {name: net for name, net in session.stage.nets.items() if name not in session.averages.nets}
+        nets, pixels = {**bare, **session.averages.nets}, session.data.pixels
         with validate.evaluating(bare):
             values, grid = validate.validate(
-                settings,
-                session.model,
-                {**bare, **session.averages.nets},
-                session.data.pixels,
-                self.subsets,
-                self.strategy,
-                maps=maps,
+                settings, session.model, nets, pixels, self.subsets, self.strategy, maps=maps
             )
         best = False
         chosen = values.get(settings.select.metric)
@@ -215,6 +225,7 @@ class Leg:
             self._write(values, {"validation_seconds": time.perf_counter() - before})
             self.report.validation(session.step, values, best)
         if grid is not None and self.strategy.main:
+            session.still_ours()
             rundir.make_folder(session.out / rundir.SAMPLES)
             validate.write_png(session.out / rundir.SAMPLES / f"epoch-{epoch:05d}.png", grid)
             self.report.grid(session.step, grid)
@@ -224,44 +235,54 @@ class Leg:
         session = self.session
         place = {"step": session.step, "epoch": session.step * session.run.batch.size / self.pairs}
         if self.metrics is not None and self.timing is not None:
+            session.still_ours()
             self.metrics.write(place | {k: None if v is None or not math.isfinite(v) else v for k, v in values.items()})
             self.timing.write(place | {"seconds": self._seconds()} | dict(clock))
 
     def _seconds(self) -> float:
         return self.session.seconds + time.monotonic() - self.began
 
-    def _save(self) -> None:
-        """Write a checkpoint, then let go of those that are not to be kept."""
+    def _save(self, due: bool) -> None:
+        """Write a checkpoint of what is sound, then let go of those that are not to be kept; `due`: by an epoch's end."""
         session, settings = self.session, self.session.run
-        if checkpoint.steps(session.out)[-1:] == [session.step]:
-            return
+        if not session.watch.sound(session.stage.nets, self.strategy):
+            return  # The next step shows it; to say so now would depend on when a checkpoint was asked for.
+        if due and session.watch.calm:
+            session.anchor = (session.step, session.selection.step)
         sums = self.sums.state(self.strategy)
         if self.metrics is not None and self.timing is not None:
+            session.still_ours()
             state = {
                 "epoch": session.step * settings.batch.size / self.pairs,
                 "lengths": {"metrics": self.metrics.length(), "timing": self.timing.length()},
                 "selection": asdict(session.selection),
                 "scalers": self.strategy.scalers(),
                 "sums": sums,
+                "watch": session.watch.state(),
+                "anchor": session.anchor,
+                "rollbacks": session.rollbacks,
+                "before": self.before,
                 "seconds": self._seconds(),
             }
             checkpoint.save(
                 session.out, session.step, session.stage.nets, session.averages.nets, session.optimisers, state
             )
-            checkpoint.prune(session.out, self._kept())
+            self._prune()
         self.saved, self.asked = time.monotonic(), False
 
-    def _kept(self) -> set[int]:
+    def _prune(self) -> None:
         session, every = self.session, self.session.run.checkpoint.keep_every
-        keep = {session.step}
-        if session.selection.step is not None:
-            keep.add(session.selection.step)
+        # The one before as well, with its best and its way back: should this one turn out to be torn, the run goes on there.
+        needed = [step for step in (session.selection.step, *session.anchor) if step is not None]
+        keep = {*checkpoint.steps(session.out)[-2:], *needed, *self.before}
+        self.before = needed
         if every is not None:
             ends = range(every, self._epoch_number() + 1, every)
             keep |= {loader_.epoch_end(epoch, self.pairs, session.run.batch.size) for epoch in ends}
-        return keep
+        checkpoint.prune(session.out, keep)
 
-    def _note(self, state: str, why: str) -> None:
+    def note(self, state: str, why: str) -> None:
+        """Say in state.json how the run stands."""
         session = self.session
         if not self.strategy.main:
             return
@@ -274,14 +295,16 @@ class Leg:
             "best": asdict(session.selection),
             "parameters": {n: sum(p.numel() for p in net.parameters()) for n, net in session.stage.nets.items()},
             "train_seconds": self._seconds(),
+            "rollbacks": len(session.rollbacks),
         }
+        session.still_ours()
         rundir.write_json(session.out / rundir.STATE, record)
 
     def _finish(self, why: str) -> int:
         session = self.session
         stands = rundir.read_json(session.out / rundir.STATE).get("state")
         if session.step and stands != "finished":
-            self._note("finished", why)
+            self.note("finished", why)
         best = session.selection
         chosen = (
             f"; best {session.run.select.metric} {best.value:.4f} at step {best.step}" if best.value is not None else ""

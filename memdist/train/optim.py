@@ -45,9 +45,9 @@ def factor(schedule: Schedule, step: int, total: int) -> float:
     return warm * (schedule.final + (1 - schedule.final) * shape)
 
 
-def set_rate(optimiser: torch.optim.Optimizer, settings: Optim, step: int, total: int) -> float:
-    """Set the learning rate for a step, and give it."""
-    rate = settings.lr * factor(settings.schedule, step, total)
+def set_rate(optimiser: torch.optim.Optimizer, settings: Optim, step: int, total: int, lowered: float = 1.0) -> float:
+    """Set the learning rate for a step, and give it; `lowered` is a factor that rollbacks have brought about."""
+    rate = settings.lr * factor(settings.schedule, step, total) * lowered
     for group in optimiser.param_groups:
         group["lr"] = rate
     return rate

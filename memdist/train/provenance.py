@@ -9,6 +9,7 @@ import platform
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -19,13 +20,14 @@ import memdist
 
 _PACKAGES = ("torch", "numpy", "accelerate", "deepspeed", "pillow", "safetensors", "pydantic")
 _LONGEST_DIFF = 200_000
+_SECRET = "key|token|secret|passw|passwd|pwd|auth|credential|bearer"
 
 
 def leg(device: torch.device, world: int, changed: dict[str, Any]) -> dict[str, Any]:
     """Facts of one start of a run; `changed` are runtime settings that differ from those it began with."""
     return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": [Path(sys.argv[0]).name, *map(_without_secrets, sys.argv[1:])],
+        "command": [Path(sys.argv[0]).name, *_words(sys.argv[1:])],
         "folder": os.getcwd(),
         "user": _user(),
         "host": platform.node(),
@@ -57,8 +59,15 @@ def _version(name: str) -> str | None:
 
 
 def _without_secrets(word: str) -> str:
-    """Blank what looks like the value of a secret: a command line may carry one by mistake."""
-    return re.sub(r"(?i)((?:key|token|secret|password)\w*=).+", r"\1***", word)
+    """Blank what looks like the value of a secret: a command line, or a changed script, may carry one by mistake."""
+    word = re.sub(r"(://[^/\s:@]*:)[^/\s@]+@", r"\1***@", word)
+    return re.sub(rf"(?i)((?:{_SECRET})[\w-]*[\"']?\s*[=:]\s*).+", r"\1***", word)
+
+
+def _words(words: Sequence[str]) -> list[str]:
+    """A command line without secrets, of which some stand in the word after their name."""
+    named = [False, *(bool(re.fullmatch(rf"(?i)--?[\w-]*(?:{_SECRET})[\w-]*", word)) for word in words)]
+    return ["***" if hidden else _without_secrets(word) for word, hidden in zip(words, named, strict=False)]
 
 
 def _git() -> dict[str, Any] | None:
@@ -76,9 +85,10 @@ def _git() -> dict[str, Any] | None:
             return None
         return done.stdout
 
-    commit, diff = ask("rev-parse", "HEAD"), ask("diff", "HEAD")
+    commit, diff = ask("rev-parse", "HEAD"), ask("diff", "--no-ext-diff", "HEAD")
     if commit is None:
         return None
+    diff = None if diff is None else "\n".join(map(_without_secrets, diff.split("\n")))
     whole = diff is not None and len(diff) <= _LONGEST_DIFF
     return {
         "commit": commit.strip(),

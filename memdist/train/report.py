@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from memdist import rundir
 from memdist.config import Log
 from memdist.errors import ConfigError
+from memdist.train.board import Board
 
 
 def check(settings: Log) -> None:
@@ -43,7 +45,7 @@ class Report:
         """Report on steps `step` .. `steps` of a run whose epochs have `pairs` pairs and whose steps have `batch`."""
         self._speaks, self._steps, self._pairs, self._batch = speaks, steps, pairs, batch
         self._device = device
-        self._writer: Any = None
+        self._writer: Board | None = None
         self._wandb: Any = None
         self._bars: Any = None
         self._mark = (time.monotonic(), step)
@@ -56,10 +58,8 @@ class Report:
         if not self._console.is_terminal:
             self._console = Console(highlight=False, width=200)
         if settings.tensorboard:
-            from torch.utils.tensorboard import SummaryWriter
-
             with rundir.naming(run / rundir.TENSORBOARD):
-                self._writer = SummaryWriter(str(run / rundir.TENSORBOARD), purge_step=step + 1)
+                self._writer = Board(run / rundir.TENSORBOARD, purge_step=step + 1)
         if settings.wandb is not None:
             import wandb
 
@@ -123,8 +123,7 @@ class Report:
 
     def grid(self, step: int, picture: torch.Tensor) -> None:
         """Show a grid of samples: uint8 [3, H, W] on the CPU."""
-        if self._writer is not None:
-            self._writer.add_image("val/samples", picture, step)
+        self._tell(lambda board: board.image(step, "val/samples", picture))
         if self._wandb is not None:
             import wandb
 
@@ -134,17 +133,27 @@ class Report:
         """Flush and end."""
         if self._bars is not None:
             self._bars.stop()
-        if self._writer is not None:
-            self._writer.close()
+        self._tell(lambda board: board.close())
         if self._wandb is not None:
             self._wandb.finish()
 
     def _scalars(self, step: int, values: Mapping[str, float]) -> None:
-        if self._writer is not None:
-            for name, value in values.items():
-                self._writer.add_scalar(name, value, step)
+        self._tell(lambda board: board.scalars(step, values))
         if self._wandb is not None:
             self._wandb.log(dict(values), step=step)
+
+    def _tell(self, what: Callable[[Board], None]) -> None:
+        """Tell TensorBoard, which a run can do without: a disk that refuses ends its file, with one warning."""
+        if self._writer is None:
+            return
+        try:
+            what(self._writer)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                self._writer.close()
+            self._writer = None
+            why = (error.strerror or str(error)).lower()
+            self.say(f"warning: nothing more is written for TensorBoard until the next start: {why}")
 
     def _memory(self) -> float:
         """Peak GiB: of the device where there is one (a number the allocator keeps, no sync), else of this process."""

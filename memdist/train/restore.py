@@ -13,7 +13,9 @@ from torch import nn
 from memdist import config, models, rundir
 from memdist.errors import CheckpointError, ConfigError
 from memdist.model import Model, Task
-from memdist.train import checkpoint
+from memdist.train import checkpoint, whole
+
+_ATTEMPTS = 5
 
 
 @dataclass(frozen=True)
@@ -41,20 +43,63 @@ def settings(folder: Path) -> Any:
         raise CheckpointError(f"{path} cannot be used: {error}; restore it") from error
 
 
+def former_run(run: Any, out: Path, extend: bool) -> Any:
+    """Settings with which a run folder was last started, None for a new one; raises when this run is not that one."""
+    path = out / rundir.CONFIG
+    with rundir.naming(out):
+        there = path.is_file()
+        # A start that was killed leaves what `_record` writes before the configuration.
+        begun = {rundir.SPLIT, rundir.PROVENANCE}
+        present = [f for f in (out.iterdir() if out.is_dir() else ()) if f.name not in begun and f.suffix != ".tmp"]
+        strange = [f for f in present if not f.name.startswith(rundir.LOCK)]
+    if not there:
+        if strange:
+            raise CheckpointError(f"{out} holds other files and is no run folder; choose another folder with --out")
+        return None
+    former = settings(out)
+    if former.model.name != run.model.name:
+        raise CheckpointError(
+            f"{out} belongs to a {former.model.name} run, not to {run.model.name}; choose another folder with --out"
+        )
+    then, now = config.identity(former), config.identity(run)
+    changed = [key for key in now if now[key] != then.get(key)]
+    if changed:
+        lines = [
+            f"{key} = {now[key]!r} differs from the {then.get(key)!r} that {out} was started with" for key in changed
+        ]
+        lines[-1] += "; use the same value, or another folder with --out"
+        raise CheckpointError("\n".join(lines))
+    decays = [name for name in type(run.optim).model_fields if getattr(run.optim, name).schedule.name != "constant"]
+    if run.epochs != former.epochs and decays and not extend:
+        raise ConfigError(
+            f"epochs = {run.epochs} instead of {former.epochs} changes the learning rate of {' and '.join(decays)}, which decays "
+            "towards the end: give --extend to do so, or the former number"
+        )
+    return former
+
+
 def chosen_step(folder: Path, choice: str) -> int:
-    """Step of the checkpoint that `best`, `last` or a number names."""
+    """Step of the checkpoint that `best`, `last` or a number names; torn ones are passed over for `last` alone."""
     steps = checkpoint.steps(folder)
     if not steps:
         raise CheckpointError(f"{folder} has no checkpoint yet: train it first")
-    if choice == "last":
-        return steps[-1]
-    if choice == "best":
-        best = checkpoint.read_state(folder, steps[-1])["selection"]["step"]
+    if choice in ("best", "last"):
+        # What was best stands in the state of the last one; its weights are not looked at for that.
+        only = (checkpoint.STATE,)
+        whole_files = (checkpoint.NETS, checkpoint.AVERAGES, checkpoint.OPTIM, *only)
+        newest = whole.newest(folder, whole_files if choice == "last" else only)
+        if newest is None:
+            raise CheckpointError(
+                f"none of the checkpoints of {folder} is whole: restore one from a copy, or train anew with --out"
+            )
+        if choice == "last":
+            return newest
+        best = whole.state(folder, newest)["selection"]["step"]
         if best is None:
             raise CheckpointError(
                 f"{folder} has not been validated yet, so that no checkpoint is its best; use --checkpoint last"
             )
-        if best not in steps:
+        if best not in checkpoint.steps(folder):
             raise CheckpointError(f"{folder} has lost its best checkpoint, of step {best}; use --checkpoint last")
         return int(best)
     if not choice.isdigit() or int(choice) not in steps:
@@ -64,15 +109,26 @@ def chosen_step(folder: Path, choice: str) -> int:
     return int(choice)
 
 
-def restore(folder: Path, choice: str, *, ema: bool, device: torch.device) -> Restored:
-    """Rebuild the networks that predict; averaged weights where the run keeps them, unless `ema` is False."""
+def restore(folder: Path, choice: str, *, ema: bool, device: torch.device, step: int | None = None) -> Restored:
+    """Rebuild the networks that predict; averaged weights where the run keeps them, unless `ema` is False.
+
+    `step` is what `chosen_step` gave, where that was asked already. A checkpoint that a training process lets go of while
+    it is read is chosen again.
+    """
+    for _ in range(_ATTEMPTS - 1):
+        chosen = chosen_step(folder, choice) if step is None else step
+        try:
+            return _restored(folder, chosen, ema, device)
+        except CheckpointError:
+            if step is not None or checkpoint.folder(folder, chosen).is_dir():
+                raise
+    return _restored(folder, chosen_step(folder, choice), ema, device)
+
+
+def _restored(folder: Path, step: int, ema: bool, device: torch.device) -> Restored:
     run = settings(folder)
-    step = chosen_step(folder, choice)
     checkpoint.read_state(folder, step)
-    shape = (run.data.map_channels, run.data.size, run.data.size)
-    # A mean map that belongs to the network comes with its weights; here it only has to have the right shape.
-    task = Task(size=run.data.size, image_channels=3, map_channels=shape[0], mean_map=torch.zeros(shape))
-    model = models.load(run.model.name)(run.model, task)
+    model = model_of(run)
     # Built on the CPU under a forked generator: nobody's random numbers change.
     with torch.random.fork_rng(devices=[]):
         built = model.stage().nets
@@ -82,18 +138,22 @@ def restore(folder: Path, choice: str, *, ema: bool, device: torch.device) -> Re
     return Restored(run, model, nets, step, averaged)
 
 
+def model_of(run: Any) -> Model:
+    """The model of a run whose weights come from elsewhere."""
+    data = run.data
+    shape = (data.map_channels, data.size, data.size)
+    # A mean map that belongs to the network comes with its weights; here it only has to have the right shape.
+    task = Task(size=data.size, image_channels=data.image_channels, map_channels=shape[0], mean_map=torch.zeros(shape))
+    return models.load(run.model.name)(run.model, task)
+
+
 def start_from(folder: Path, nets: Mapping[str, nn.Module], averages: Mapping[str, nn.Module]) -> None:
     """Copy the best weights of another run into new networks, averaged ones where it has them, and into their averages."""
     former = settings(folder)
     step = chosen_step(folder, "best")
     checkpoint.read_state(folder, step)
-    kept = models.load(former.model.name)
-    predicting = set(nets) & set(_averaged(kept, former)) if former.ema.decay is not None else set()
+    predicting = set(nets) & set(model_of(former).averaged()) if former.ema.decay is not None else set()
     checkpoint.load_weights(folder, step, {n: net for n, net in nets.items() if n not in predicting}, averages=False)
     checkpoint.load_weights(folder, step, {n: nets[n] for n in predicting}, averages=True)
     for name, average in averages.items():
         average.load_state_dict(nets[name].state_dict())
-
-
-def _averaged(kind: type[Model], run: Any) -> tuple[str, ...]:
-    return kind(run.model, Task(size=run.data.size, image_channels=3, map_channels=run.data.map_channels)).averaged()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -43,13 +43,15 @@ def measure(
     batch: int,
     truth: Callable[[int], Tensor] | None = None,
     extra: Callable[[Pair], Mapping[str, Tensor]] | None = None,
+    beside: Callable[[Mapping[str, Tensor], Rows], Mapping[str, Mapping[str, Tensor]]] | None = None,
     seen: Callable[[loader.Part, Mapping[str, Tensor], Mapping[str, Tensor]], None] | None = None,
 ) -> dict[str, Values]:
     """Score predictors on rows of the cache; every rank takes its share and all get the whole.
 
     Without `truth` maps are compared at training size; with it, at the size of `truth(row)`, [C, h, w] in [-1, 1] on the
-    device. `extra` gives further values a picture, which stand under the name "". `seen` is shown each of this rank's
-    batches, with predictions and L1 by predictor.
+    device. `extra` gives further values a picture, which stand under the name "". `beside` gives further metrics of all
+    predictions of a batch, by predictor and metric: float32[N] on their device. `seen` is shown each of this rank's batches,
+    with predictions and L1 by predictor.
     """
     mine: list[Rows] = []
     parts: dict[str, dict[str, list[Tensor]]] = {name: {} for name in predictors}
@@ -69,6 +71,10 @@ def measure(
             maps[name], errors[name] = prediction, values["l1"]
             for metric, value in values.items():
                 parts[name].setdefault(metric, []).append(value)
+        if beside is not None:
+            for name, more in beside(maps, these).items():
+                for metric, value in more.items():
+                    parts[name].setdefault(metric, []).append(value)
         if extra is not None:
             with strategy.autocast():
                 for metric, value in extra(pair).items():
@@ -87,14 +93,19 @@ def measure(
 
 
 def _at_size(prediction: Tensor, rows: Rows, truth: Callable[[int], Tensor]) -> dict[str, Tensor]:
-    """Score each map at the size of its truth, all of one size at once."""
+    """Score each map at the size of its truth."""
+    found: dict[str, Tensor] = {}
+    for index, resized, truths in by_size(prediction, rows, truth):
+        for metric, value in metrics.score(resized, truths).items():
+            found.setdefault(metric, value.new_empty(len(rows)))[index] = value
+    return found
+
+
+def by_size(prediction: Tensor, rows: Rows, truth: Callable[[int], Tensor]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Bring maps to the size of their truths, all of one size at once: int64 places in the batch, maps, truths."""
     truths = [truth(int(row)) for row in rows]
     shapes = [(t.shape[1], t.shape[2]) for t in truths]
-    found: dict[str, Tensor] = {}
     for shape in dict.fromkeys(shapes):
         chosen = [i for i, s in enumerate(shapes) if s == shape]
         index = torch.tensor(chosen, device=prediction.device)
-        values = metrics.score(metrics.resize(prediction[index], shape), torch.stack([truths[i] for i in chosen]))
-        for metric, value in values.items():
-            found.setdefault(metric, value.new_empty(len(rows)))[index] = value
-    return found
+        yield index, metrics.resize(prediction[index], shape), torch.stack([truths[i] for i in chosen])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 from collections.abc import Callable, Sequence
@@ -14,28 +15,18 @@ import torch
 from memdist import config, draws, models, rundir
 from memdist.config import Run
 from memdist.data import cache as cache_
+from memdist.data import check as check_
+from memdist.data import fixations, leaks
 from memdist.data import loader as loader_
-from memdist.data import pairs as pairs_
+from memdist.data import sources as sources_
 from memdist.data import split as split_
 from memdist.distributed import strategy as strategy_
 from memdist.errors import CheckpointError, ConfigError
 from memdist.model import Model, Sampling, Stage, Task
-from memdist.train import checkpoint, optim, provenance, report, restore, select, trivial
+from memdist.train import checkpoint, dataset, distribution, optim, provenance, report, restore, select, trivial, whole
 from memdist.train.ema import Averages
-from memdist.train.score import Rows
 from memdist.train.select import Selection
-
-
-@dataclass
-class Data:
-    """Decoded pairs and their split."""
-
-    pixels: cache_.Pixels
-    table: list[split_.Row]
-    rows: dict[str, Rows]
-    """Rows of the cache by split."""
-    pairs: list[pairs_.PairFile]
-    notes: list[str]
+from memdist.train.watch import Watch
 
 
 @dataclass
@@ -45,17 +36,33 @@ class Session:
     run: Any
     out: Path
     strategy: strategy_.Strategy
-    data: Data
+    data: dataset.Dataset
     model: Model
     stage: Stage
     optimisers: dict[str, torch.optim.Optimizer]
     averages: Averages
+    watch: Watch
     step: int = 0
     seconds: float = 0.0
     """Time spent training in former legs."""
     selection: Selection = field(default_factory=Selection)
     state: dict[str, Any] = field(default_factory=dict)
     """Rest of the checkpoint that the run goes on from."""
+    choice: whole.Choice = field(default_factory=whole.Choice)
+    """Which checkpoint that is, and what was passed over; known to the main process."""
+    still_ours: Callable[[], None] = lambda: None
+    """Asked before the run folder is written into: raises where another process has taken it over."""
+    scalers: dict[str, dict[str, float]] = field(default_factory=dict)
+    """Initial state of the loss scalers."""
+    anchor: tuple[int, int | None] = (0, None)
+    """Step that a rollback leads to (0: the initial weights), and the best step as of then."""
+    rollbacks: list[dict[str, Any]] = field(default_factory=list)
+    """The rollbacks so far, as metrics.jsonl has them: step, rollback (its number), reason, rate."""
+
+    @property
+    def rate(self) -> float:
+        """Factor on all learning rates that rollbacks have brought about."""
+        return float(self.rollbacks[-1]["rate"]) if self.rollbacks else 1.0
 
     @property
     def total(self) -> int:
@@ -68,58 +75,25 @@ def default_folder(name: str, overrides: Sequence[str], run: Run) -> Path:
     fixed = config.identity(run)
     named = [o for o in overrides if o.partition("=")[0] in fixed]
     words = [re.sub(r"[^\w.=,+-]+", "_", o.rpartition(".")[2] if "." in o.partition("=")[0] else o) for o in named]
-    place = {"images": str(run.data.images), "maps": str(run.data.maps)}
+    place = sources_.place(run.data)
     return Path("runs", name, f"{','.join(words)[:80] or 'default'}-{config.fingerprint(fixed | place)}")
-
-
-def open_data(
-    run: Run, strategy: strategy_.Strategy | None = None, check: Callable[[dict[str, list[str]]], object] | None = None
-) -> Data:
-    """Find, split and decode (once, by the main process) the pairs; `check` sees the split before anything is decoded."""
-    found = pairs_.find(run.data.images, run.data.maps)
-    stems = split_.make([pair.stem for pair in found.pairs], run.data)
-    if check is not None:
-        check(stems)
-    used = {stem for part in stems.values() for stem in part}
-    pairs = [pair for pair in found.pairs if pair.stem in used]
-    opened: list[cache_.Pixels] = []
-
-    def decode() -> None:
-        opened.append(cache_.open_or_build(pairs, run.data.size, run.data.map_channels, run.data.cache, run.workers))
-
-    if strategy is not None:
-        strategy.first(decode)
-    if not opened:
-        decode()
-    pixels = opened[0]
-    images = dict(zip(pixels.stems, pixels.image_hashes, strict=True))
-    maps = dict(zip(pixels.stems, pixels.map_hashes, strict=True))
-    notes = []
-    if found.unpaired:
-        notes.append(f"{len(found.unpaired)} files without a partner are left out, such as {found.unpaired[0]!r}")
-    rows = {name: pixels.rows(part) for name, part in stems.items()}
-    return Data(pixels, split_.rows(stems, images, maps), rows, pairs, notes)
-
-
-def cache(run: Run) -> str:
-    """Decode the pictures of a configuration; gives a sentence on them."""
-    data = open_data(run)
-    counts = ", ".join(f"{name} {len(rows)}" for name, rows in data.rows.items())
-    size = (data.pixels.images.nbytes + data.pixels.maps.nbytes) / 2**20
-    return f"{len(data.pairs)} pairs decoded at {run.data.size} x {run.data.size} ({size:.0f} MiB): {counts}"
 
 
 def build(run: Any) -> Model:
     """Make the model and check what can be checked without data; raises ConfigError."""
-    model: Model = models.load(run.model.name)(
-        run.model, Task(size=run.data.size, image_channels=3, map_channels=run.data.map_channels)
-    )
+    kind, data = models.load(run.model.name), run.data
+    task = Task(size=data.size, image_channels=data.image_channels, map_channels=data.map_channels)
+    if why := kind.unfit(task):
+        raise ConfigError(f"{run.model.name} {why}")
+    model: Model = kind(run.model, task)
     wanted = {run.strategy, run.precision} | ({"compile"} if run.compile else set())
     for setting, why in model.refuses().items():
         if setting in wanted:
             raise ConfigError(f"{run.model.name} cannot run with {setting}: {why}")
     select.check(run.select, model.scores)
     report.check(run.log)
+    fixations.check(run.data.fixations)
+    distribution.check(run.eval.fid_weights)
     model.check(Sampling(sampler=run.validate_.sampler, steps=run.validate_.steps))
     model.check(Sampling(sampler=run.eval.sampler, steps=run.eval.steps))
     return model
@@ -142,29 +116,49 @@ def micro_batch(run: Run, world: int, pairs: int) -> int:
     return micro
 
 
-def open_session(run: Any, out: Path, strategy: strategy_.Strategy, model: Model, *, extend: bool) -> Session:
-    """Make a run ready for its next step: new, or as its last checkpoint left it. The folder of a new run is written here."""
-    former = former_run(run, out, extend)
-    data = open_data(run, strategy, lambda stems: micro_batch(run, strategy.world, len(stems["train"])))
+def open_session(
+    run: Any,
+    out: Path,
+    strategy: strategy_.Strategy,
+    model: Model,
+    *,
+    extend: bool,
+    hold: Callable[[], None] = lambda: None,
+) -> Session:
+    """Make a run ready for its next step: new, or as its last checkpoint left it. The folder of a new run is written here.
+
+    `hold` is called by the main process once all is checked and before anything is written.
+    """
+    former = restore.former_run(run, out, extend)
+    checked = check_.cheap if former is None else lambda _: []
+    data = dataset.load(run, strategy, lambda stems: micro_batch(run, strategy.world, len(stems["train"])), checked)
+    if former is None:
+        data.notes.extend(leaks.repeated(data.table))
     if former is not None and split_.fingerprint(split_.read(out / rundir.SPLIT)) != split_.fingerprint(data.table):
         raise CheckpointError(
-            f"{out} was trained on other data: the pictures, maps or split of data.images = {run.data.images} differ from its "
+            f"{out} was trained on other data: the pictures, maps or split of {sources_.said(run.data)} differ from its "
             f"{rundir.SPLIT}; use the same data, or another folder with --out"
         )
     if model.wants_mean_map:
         mean = trivial.mean_map(data.pixels, data.rows["train"])
-        task = Task(size=model.task.size, image_channels=3, map_channels=run.data.map_channels, mean_map=mean)
-        model = type(model)(run.model, task)
+        model = type(model)(run.model, dataclasses.replace(model.task, mean_map=mean))
     stage, averages = place(run, model, strategy.device)
     optimisers = {name: optim.make(net, getattr(run.optim, name)) for name, net in stage.nets.items()}
-    session = Session(run, out, strategy, data, model, stage, optimisers, averages)
-    last = checkpoint.steps(out)[-1:] if former is not None else []
+    watch = Watch(run.divergence, model.floors())
+    session = Session(run, out, strategy, data, model, stage, optimisers, averages, watch)
+    last = strategy_.from_main(strategy, lambda: _choose(session)) if former is not None else 0
     if not last and run.init.from_ is not None:
         restore.start_from(run.init.from_, stage.nets, averages.nets)
     strategy.prepare(stage, optimisers, {name: getattr(run.optim, name).clip for name in stage.nets})
+    session.scalers = strategy.scalers()
     if last:
-        _take_up(session, last[0])
-    strategy.first(lambda: _record(session, former))
+        take_up(session, last)
+
+    def begin() -> None:
+        hold()
+        _record(session, former)
+
+    strategy.first(begin)
     return session
 
 
@@ -189,50 +183,39 @@ def place(run: Any, model: Model, device: torch.device) -> tuple[Stage, Averages
     return stage, averages
 
 
-def former_run(run: Any, out: Path, extend: bool) -> Any:
-    """Settings with which a run folder was last started, None for a new one; raises when this run is not that one."""
-    path = out / rundir.CONFIG
-    with rundir.naming(out):
-        there = path.is_file()
-        # A start that was killed leaves what `_record` writes before the configuration.
-        begun = {rundir.SPLIT, rundir.PROVENANCE, rundir.LOCK}
-        strange = [f for f in (out.iterdir() if out.is_dir() else ()) if f.name not in begun and f.suffix != ".tmp"]
-    if not there:
-        if strange:
-            raise CheckpointError(f"{out} holds other files and is no run folder; choose another folder with --out")
-        return None
-    former = restore.settings(out)
-    if former.model.name != run.model.name:
-        raise CheckpointError(
-            f"{out} belongs to a {former.model.name} run, not to {run.model.name}; choose another folder with --out"
-        )
-    then, now = config.identity(former), config.identity(run)
-    changed = [key for key in now if now[key] != then.get(key)]
-    if changed:
-        lines = [
-            f"{key} = {now[key]!r} differs from the {then.get(key)!r} that {out} was started with" for key in changed
-        ]
-        lines[-1] += "; use the same value, or another folder with --out"
-        raise CheckpointError("\n".join(lines))
-    decays = [name for name in type(run.optim).model_fields if getattr(run.optim, name).schedule.name != "constant"]
-    if run.epochs != former.epochs and decays and not extend:
-        raise ConfigError(
-            f"epochs = {run.epochs} instead of {former.epochs} changes the learning rate of {' and '.join(decays)}, which decays "
-            "towards the end: give --extend to do so, or the former number"
-        )
-    return former
+def fault(session: Session, step: int) -> str | None:
+    """What keeps a session from going on from a checkpoint, in words."""
+    scaled = session.run.precision == "fp16"
+    return whole.fault(session.out, step, session.stage.nets, session.averages.nets, scaled=scaled)
 
 
-def _take_up(session: Session, step: int) -> None:
-    """Restore networks, averages, optimisers and everything else from a checkpoint."""
+def _choose(session: Session) -> int:
+    """Find the newest checkpoint that is whole, and pass over what is not; 0 where there is none."""
+    session.choice = whole.choose(session.out, lambda step: fault(session, step))
+    return session.choice.step
+
+
+def take_up(session: Session, step: int) -> None:
+    """Restore networks, averages, optimisers and everything else from a checkpoint that was found to be whole."""
     out, nets = session.out, session.stage.nets
-    state = checkpoint.read_state(out, step)
+    state = whole.state(out, step)
     checkpoint.load_weights(out, step, nets, averages=False)
     checkpoint.load_weights(out, step, session.averages.nets, averages=True)
     checkpoint.load_optimisers(out, step, nets, session.optimisers)
     session.strategy.load_scalers(state["scalers"])
     session.selection = Selection(**state["selection"])
+    best = session.selection.step
+
+    def lost() -> int:
+        return int(best is not None and best not in checkpoint.steps(out))
+
+    # Looked up by the main process alone: what another rank sees of a folder may be a minute old.
+    if strategy_.from_main(session.strategy, lost):
+        session.selection.value = session.selection.step = None
     session.step, session.seconds, session.state = state["step"], state["seconds"], state
+    session.watch = Watch(session.run.divergence, session.model.floors())
+    session.watch.load(state["watch"])
+    session.anchor, session.rollbacks = (state["anchor"][0], state["anchor"][1]), list(state["rollbacks"])
 
 
 def _record(session: Session, former: Any) -> None:
@@ -242,6 +225,8 @@ def _record(session: Session, former: Any) -> None:
     before = config.flat(former) if former is not None else {}
     changed = {key: value for key, value in config.flat(run).items() if former is not None and before.get(key) != value}
     entry = provenance.leg(session.strategy.device, session.strategy.world, changed) | {"from_step": session.step}
+    if session.choice.passed:
+        entry["passed_over"] = session.choice.passed
     history = rundir.read_json(out / rundir.PROVENANCE)
     record = {
         "seed": run.seed,
@@ -271,6 +256,7 @@ def introduction(session: Session) -> list[str]:
         f"{run.model.name} on {strategy.device} ({run.precision}, {processes}): {counts}; "
         f"step {session.step} of {session.total}; run folder {session.out}"
     ]
+    lines += session.choice.sentences()
     lines += session.data.notes
     lines += session.model.notes()
     if len(rows["test"]) == 0:

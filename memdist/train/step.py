@@ -67,18 +67,21 @@ def take_step(session: Session, micros: Sequence[Pair], sums: Sums) -> None:
     scratches: list[Scratch] = [{} for _ in micros]
     for update in due(session.stage.updates, step):
         settings = getattr(run.optim, update.net)
-        optim.set_rate(session.optimisers[update.net], settings, step, session.total)
+        optim.set_rate(session.optimisers[update.net], settings, step, session.total, session.rate)
         with strategy.only(update.net) as nets:
             for number, (micro, scratch) in enumerate(zip(micros, scratches, strict=True), 1):
                 with strategy.micro(update.net, number == len(micros)):
                     loss = update.loss(nets, micro, scratch)
                     strategy.backward(update.net, loss.value, len(micros))
                 sums.add(loss.logs)
-        taken = strategy.step(update)
-        session.averages.update(update.net, step, taken)
+                session.watch.add(update.net, loss)
+        stepped = strategy.step(update)
+        session.watch.stepped(update.net, stepped)
+        session.averages.update(update.net, step, stepped.taken)
     strategy.finish_step()
     session.averages.copy_buffers()
     session.step += 1
+    session.watch.close(session.step)
 
 
 def _generator(device: torch.device) -> torch.Generator:

@@ -1,6 +1,8 @@
 """What `test_ddp.py` looks at, done by two ranks in one job (and by rank 0 alone, as one process)."""
 
+import itertools
 import json
+import math
 import os
 import signal
 import sys
@@ -8,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from memdist.distributed import strategy as strategy_
@@ -15,11 +18,13 @@ from memdist.distributed.ddp import Ddp
 from memdist.distributed.single import Single
 from memdist.errors import DataError
 from memdist.model import Loss, Pair, Stage, Update
-from memdist.train import evaluate, loop, start
+from memdist.train import checkpoint, distribution, evaluate, loop, start
 from memdist.train import step as step_
 from memdist.train.signals import Signals
-from tests import tiny
+from memdist.train.watch import Watch
+from tests import looks, tiny
 
+WRONG = ("pix2pix", "palette")
 BATCH = {"batch.size": 4, "epochs": 40, "checkpoint.every": 100, "log.images": 0}
 
 
@@ -114,11 +119,44 @@ def overflow(folder: Path, strategy: Ddp) -> None:
         before = net.weight.detach().clone()
         with mixed.only("net") as nets, mixed.micro("net", True):
             mixed.backward("net", loss(nets).value, 1)
-        taken = mixed.step(update)
+        taken = mixed.step(update).taken
         assert taken is not None
         told["taken"].append(float(taken))
         told["moved"].append(not torch.equal(before, net.weight))
     (folder / f"overflow-{strategy.rank}.json").write_text(json.dumps(told))
+
+
+class Killed(BaseException):
+    """Ends the work of all ranks on the spot."""
+
+
+def go_wrong(variant: str, folder: Path, strategy: Any, where: str, steps: int | None = None) -> None:
+    """Train 14 steps, rolled back where the last rank alone sees a loss that is no number; killed after so many steps."""
+    more = {"on_divergence": "rollback", "checkpoint.every_minutes": 1e-9}
+    run = tiny.run(variant, folder / "data", **more)
+    out = folder / where / variant
+    begun, add, steps_left = step_.take_step, Watch.add, itertools.count(1)
+    lost: list[bool] = []
+
+    def take_step(session: start.Session, micros: Sequence[Pair], sums: step_.Sums) -> None:
+        lost[:] = [session.step == 6 and session.rate > 0.3 and strategy.rank == strategy.world - 1]
+        begun(session, micros, sums)
+        if next(steps_left) == steps:
+            raise Killed
+
+    def losing(self: Watch, net: str, loss: Loss) -> None:
+        logs = {name: value * math.nan if lost == [True] else value for name, value in loss.logs.items()}
+        add(self, net, Loss(loss.value, logs))
+
+    step_.take_step, Watch.add = take_step, losing  # type: ignore[method-assign]
+    try:
+        with Signals() as signals:
+            loop.go_on(start.open_session(run, out, strategy, start.build(run), extend=False), signals)
+    except Killed:
+        strategy.settle()
+        strategy.first(lambda: None)
+    finally:
+        step_.take_step, Watch.add = begun, add  # type: ignore[method-assign]
 
 
 def failure(folder: Path, strategy: Ddp) -> None:
@@ -131,6 +169,24 @@ def failure(folder: Path, strategy: Ddp) -> None:
         (folder / f"failure-{strategy.rank}.json").write_text(json.dumps(str(error)))
 
 
+def torn(folder: Path, strategy: Ddp) -> None:
+    """The last checkpoint has a flipped bit: the main process finds it, and both ranks go on from the one before."""
+    run, out = settings("unet", folder, **{"checkpoint.every_minutes": 1e-9}), folder / "torn"
+    train(run, out, strategy, 6)
+
+    def harm() -> None:
+        path = sorted(out.glob("checkpoints/*/nets.safetensors"))[-1]
+        content = path.read_bytes()
+        path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+
+    strategy.first(harm)
+    last = checkpoint.steps(out)[-1]
+    strategy.gather(torch.zeros(1))
+    session = start.open_session(run, out, strategy, start.build(run), extend=False)
+    told = {"last": last, "step": session.step, "said": session.choice.sentences()}
+    (folder / f"torn-{strategy.rank}.json").write_text(json.dumps(told))
+
+
 def main(folder: Path) -> None:
     torch.set_num_threads(1)
     exact = [name for name in tiny.VARIANTS if "batch" not in name and "dropout" not in name]
@@ -140,17 +196,35 @@ def main(folder: Path) -> None:
         train(settings(variant, folder), folder / "two" / variant, strategy, 20)
     for variant in ("unet batch prior", "pix2pix", "palette"):
         stopped(variant, folder, strategy)
+    for variant in WRONG:
+        go_wrong(variant, folder, strategy, "wrong")
+        for pieces in (7, 6, 9, None):
+            go_wrong(variant, folder, strategy, "wrong-killed", pieces)
+        go_wrong(variant, folder, strategy, "wrong-moved", 9)
     statistics(folder, strategy)
     overflow(folder, strategy)
     failure(folder, strategy)
+    torn(folder, strategy)
     if strategy.main:
         alone = Single(torch.device("cpu"), "fp32")
         for variant in exact:
             train(settings(variant, folder), folder / "one" / variant, alone, 20)
             micro = settings(variant, folder, **{"batch.micro": 1})
             train(micro, folder / "micro" / variant, alone, 20)
+        for variant in WRONG:
+            go_wrong(variant, folder, alone, "wrong-alone")
+            go_wrong(variant, folder, alone, "wrong-moved")
     # Last: it leaves the process group.
-    evaluate.evaluate(folder / "two" / "palette", ["val", "test"])
+    score(folder / "two" / "palette", folder)
+
+
+def score(run: Path, folder: Path) -> None:
+    """Score with fixations, FID where pictures are many (here: train) and KID where they are few."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(distribution, "load", lambda path, device: looks.EXTRACTOR)
+        patch.setattr(distribution, "FEWEST", 10)
+        fixations = looks.fixations(folder / "data" / "images", run / "fixations.npz")
+        evaluate.evaluate(run, ["train", "val", "test"], overrides=[f"data.fixations={fixations}"])
 
 
 if __name__ == "__main__":

@@ -1,16 +1,19 @@
 """What a person can get wrong: each gets one sentence a mistake and exit code 2, no traceback, and nothing is written."""
 
+import os
 import shutil
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from memdist import cli, rundir
 from memdist.train import loop
-from tests import tiny
+from tests import foreign, tiny
 
 
 class Place(NamedTuple):
@@ -31,6 +34,16 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
     return Place(data, tmp / "run", tmp / "other", tmp)
 
 
+class Evil:
+    """Unpickled by an ordinary loader, it would write a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return os.system, (f"touch '{self.path}'",)
+
+
 CONFIG = """
 model: {name: unet, channels: 4, multipliers: [1, 2, 2], norm: instance}
 epochs: 1
@@ -41,8 +54,19 @@ log: {tensorboard: false}
 """
 
 
+STEMS = [f"scene-{number:05}" for number in range(tiny.PAIRS)]
+
+
 def files(folder: Path) -> set[str]:
-    return {str(path.relative_to(folder)) for path in folder.rglob("*")}
+    # A lock has another number each time it is taken.
+    found = (path for path in folder.rglob("*") if not path.name.startswith(rundir.LOCK))
+    return {str(path.relative_to(folder)) for path in found}
+
+
+def save(path: Path, places: Any) -> None:
+    """The same fixations of every picture."""
+    arrays: dict[str, Any] = {stem: places for stem in STEMS}
+    np.savez(path, **arrays)
 
 
 def make(kind: str, here: Path) -> Path:
@@ -73,16 +97,112 @@ def make(kind: str, here: Path) -> Path:
         path.write_text("model: {name: [unet]}\n")
     elif kind == "torn.yaml":
         path.write_text("model: {name: unet\n")
+    elif kind in TABLES:
+        path.write_bytes(TABLES[kind])
+    elif kind == "odd widths":
+        path.mkdir()
+        for number in range(tiny.PAIRS):
+            Image.new("RGB", (31, 16)).save(path / f"{number}.png")
+    elif kind == "twins":
+        path.mkdir()
+        Image.new("RGB", (32, 16)).save(path / "a.png")
+        Image.new("RGB", (32, 16)).save(path / "a.bmp")
+    elif kind == "no train":
+        (path / "test").mkdir(parents=True)
+        Image.new("RGB", (32, 16)).save(path / "test" / "a.png")
+    elif kind == "line breaks":
+        path.mkdir()
+        Image.new("RGB", (32, 16)).save(path / "a\nb.png")
+    elif kind == "pictures and train":
+        (path / "train").mkdir(parents=True)
+        Image.new("RGB", (32, 16)).save(path / "a.png")
+    elif kind == "nan.npz":
+        save(path, np.array([[1.0, np.nan]]))
+    elif kind == "outside.npz":
+        save(path, np.array([[1, 2], [16, 2]]))
+    elif kind == "pickled.npz":
+        save(path, np.array([{}], dtype=object))
+    elif kind == "columns.csv":
+        path.write_text("picture,x,y\n1,1,1\n")
+    elif kind == "torn.npz":
+        path.write_bytes(b"PK\x03\x04 and no more")
+    elif kind == "words.pth":
+        path.write_text("I am no weights")
+    elif kind == "other.pth":
+        torch.save({"weight": torch.zeros(3)}, path)
+    elif kind in ("text.pth", "text.safetensors"):
+        path.write_text("I am no weights")
+    elif kind in ("empty.pth", "empty.safetensors"):
+        path.write_bytes(b"")
+    elif kind == "evil.pth":
+        torch.save({"weight": torch.zeros(2), "extra": Evil(here / "mark")}, path)
+    elif kind == "torn.pth":
+        torch.save(foreign.denoiser(), path)
+        path.write_bytes(path.read_bytes()[:5000])
+    elif kind == "other.safetensors":
+        save_file({"conv1.weight": torch.zeros(2), "fc.bias": torch.zeros(1)}, path)
+    elif kind == "palette.pth":
+        torch.save(foreign.denoiser() | foreign.tables(), path)
     elif kind == "full":
         path.mkdir()
         (path / "thesis.tex").write_text("precious")
     return path
 
 
+# CSV files that cannot be used, by name.
+TABLES = {
+    "empty.csv": b"",
+    "no columns.csv": b"picture;map\n1;2\n",
+    "no pairs.csv": b"image,map\n",
+    "nul.csv": b"image,map\na\0,b\n",
+    "latin.csv": b"image,map\n\xe9,b\n",
+    "absent.csv": b"image,map\n/nowhere/a.png,/nowhere/b.png\n",
+    "short.csv": b"image,map\n\n/nowhere/a.png\n",
+    "endless.csv": b"image,map\n" + b"x" * 200_000 + b",b\n",
+    "groups of others.csv": b"stem,group\nzebra,1\n",
+    "no groups.csv": b"stem,cluster\nzebra,1\n",
+}
+
 # Name -> (arguments, what the sentence says). {data} {run} {other} {out} and make's kinds in <> are filled in.
 TRAIN = "train {config} data.images={data}/images data.maps={data}/maps --out {out}"
 CASES: dict[str, tuple[str, str]] = {
-    "no data": ("train {config} --out {out}", "data.images and data.maps is not set"),
+    "no data": ("train {config} --out {out}", "no data are given: set data.images=DIR data.maps=DIR"),
+    "images alone": ("train {config} data.images={data}/images --out {out}", "data.maps is not set"),
+    "two sources": (TRAIN + " data.csv={data}/pairs.csv", "data.images, data.maps, data.csv are given together"),
+    "a source of a wrong kind": (TRAIN + " data.csv=7", "data.csv = 7 cannot be"),
+    "an unknown direction": (TRAIN + " data.direction=BtoB", "data.direction = 'BtoB' cannot be"),
+    "a direction of two folders": (TRAIN + " data.direction=BtoA", "data.direction = BtoA is for data.side_by_side"),
+    "two channels": (TRAIN + " data.image_channels=2", "data.image_channels = 2 cannot be"),
+    "a filter that is not there": (TRAIN + " data.resize=nearest", "data.resize = 'nearest' cannot be"),
+    "halves of nothing": ("train {config} data.side_by_side={tmp}/nowhere --out {out}", "nowhere does not exist"),
+    "odd widths": ("train {config} data.side_by_side=<odd widths> --out {out}", "is 31 pixels wide, an odd number"),
+    "two with one stem": ("train {config} data.side_by_side=<twins> --out {out}", "two pictures with the stem 'a'"),
+    "no train": ("train {config} data.side_by_side=<no train> --out {out}", "has the sub-folders test and no train"),
+    "splits and pictures": (
+        "train {config} data.side_by_side=<pictures and train> --out {out}",
+        "both pictures and a sub-folder train",
+    ),
+    "names that cannot be listed": (
+        "train {config} data.side_by_side=<line breaks> --out {out}",
+        "whose name has a line break",
+    ),
+    "no CSV": ("train {config} data.csv={tmp}/nowhere.csv --out {out}", "nowhere.csv does not exist"),
+    "a folder for a CSV": ("train {config} data.csv={data} --out {out}", "is not a file"),
+    "an empty CSV": ("train {config} data.csv=<empty.csv> --out {out}", "is empty"),
+    "a CSV without its columns": ("train {config} data.csv=<no columns.csv> --out {out}", "has no column image"),
+    "a CSV without pairs": ("train {config} data.csv=<no pairs.csv> --out {out}", "has a header and no pairs"),
+    "a CSV with NUL": ("train {config} data.csv=<nul.csv> --out {out}", "line 2 of data.csv"),
+    "a CSV in Latin-1": ("train {config} data.csv=<latin.csv> --out {out}", "is not UTF-8 text"),
+    "a CSV of absent files": (
+        "train {config} data.csv=<absent.csv> --out {out}",
+        "names the image '/nowhere/a.png', which is not there",
+    ),
+    "a short line": ("train {config} data.csv=<short.csv> --out {out}", "line 3 of data.csv"),
+    "an endless field": ("train {config} data.csv=<endless.csv> --out {out}", "field larger than field limit"),
+    "groups of other data": (TRAIN + " data.groups=<groups of others.csv>", "names none of the pairs"),
+    "groups without groups": (TRAIN + " data.groups=<no groups.csv>", "has no column group"),
+    "groups that are not there": (TRAIN + " data.groups={tmp}/nowhere.csv", "does not exist"),
+    "a crop when reading": ("evaluate {run} data.crop=true", "data.crop says what"),
     "images missing": (
         "train {config} data.images={tmp}/nowhere data.maps={data}/maps --out {out}",
         "data.images = {tmp}/nowhere does not exist",
@@ -97,7 +217,15 @@ CASES: dict[str, tuple[str, str]] = {
     ),
     "not a picture": (
         "train {config} data.images={data}/images data.maps=<no picture> --out {out}",
-        "cannot be read as a picture",
+        "30 files cannot be trained on: ",
+    ),
+    "checking data that are not there": (
+        "data check {config} data.images={tmp}/nowhere data.maps={data}/maps",
+        "data.images = {tmp}/nowhere does not exist",
+    ),
+    "groups that cannot be written": (
+        "data check {config} data.images={data}/images data.maps={data}/maps --group-duplicates {tmp}/nowhere/groups.csv",
+        "cannot write {tmp}/nowhere/groups.csv",
     ),
     "size below the stride": (TRAIN + " data.size=12", "data.size = 12 does not fit model.multipliers"),
     "batch larger than the split": (TRAIN + " batch.size=400", "batch.size = 400 is larger than the training split"),
@@ -119,6 +247,19 @@ CASES: dict[str, tuple[str, str]] = {
         "flat or undefined",
     ),
     "no setting": (TRAIN + " epochs", "'epochs' is no setting"),
+    "an answer to divergence that is none": (TRAIN + " on_divergence=ignore", "on_divergence = 'ignore' cannot be"),
+    "a rollback to higher rates": (
+        TRAIN + " divergence.rate=2",
+        "divergence.rate = 2 cannot be: it should be less than 1",
+    ),
+    "a rollback to no rate": (
+        TRAIN + " divergence.rate=0",
+        "divergence.rate = 0 cannot be: it should be greater than 0",
+    ),
+    "rollbacks without end": (TRAIN + " divergence.rollbacks=null", "divergence.rollbacks = None cannot be"),
+    "every gradient an explosion": (TRAIN + " divergence.gradient=1", "divergence.gradient = 1 cannot be"),
+    "a collapse of no step": (TRAIN + " divergence.collapse_steps=0", "divergence.collapse_steps = 0 cannot be"),
+    "an unknown key of divergence": (TRAIN + " divergence.floor=1", "there is no setting 'divergence.floor'"),
     "unknown metric": (TRAIN + " select.metric=val/loss", "select.metric = 'val/loss' is not measured here"),
     "unknown configuration": ("train unett --out {out}", "did you mean unet"),
     "another model's folder": (
@@ -173,6 +314,76 @@ CASES: dict[str, tuple[str, str]] = {
     "predict into a file": ("predict {run} {data}/images --out <text.txt>", "is a file"),
     "comparing what is no run": ("compare {data}", "is no run folder"),
     "comparing what was not scored": ("compare {other}", "memdist evaluate"),
+    "fixations that are not there": (
+        "evaluate {run} data.fixations={tmp}/nowhere.npz",
+        "data.fixations = {tmp}/nowhere.npz does not exist",
+    ),
+    "fixations that are not there, in training": (
+        TRAIN + " data.fixations={tmp}/nowhere.npz",
+        "does not exist: give an .npz",
+    ),
+    "fixations of another kind": ("evaluate {run} data.fixations=<text.txt>", "ends in neither .npz nor .csv"),
+    "fixations that are no number": ("evaluate {run} data.fixations=<nan.npz>", "is not a number; leave out"),
+    "fixations outside their picture": (
+        "evaluate {run} data.fixations=<outside.npz>",
+        "at x = 16, y = 2 is outside its picture of 16 x 16 pixels",
+    ),
+    "fixations that are pickled": ("evaluate {run} data.fixations=<pickled.npz>", "would have to be unpickled"),
+    "fixations without a column": ("evaluate {run} data.fixations=<columns.csv>", "has no column stem"),
+    "fixations that are torn": ("evaluate {run} data.fixations=<torn.npz>", "cannot be read as an .npz"),
+    "weights of FID that are not there": (
+        "evaluate {run} eval.fid_weights={tmp}/nowhere.pth",
+        "eval.fid_weights = {tmp}/nowhere.pth does not exist",
+    ),
+    "weights of FID that are not there, in training": (TRAIN + " eval.fid_weights={tmp}/nowhere.pth", "does not exist"),
+    "weights of FID that are words": ("evaluate {run} eval.fid_weights=<words.pth>", "cannot be read as weights"),
+    "weights of another network for FID": ("evaluate {run} eval.fid_weights=<other.pth>", "it lacks 'Conv2d_1a_3x3"),
+    "importing nothing": ("import palette {tmp}/nowhere.pth --out {out}", "{tmp}/nowhere.pth does not exist"),
+    "importing with a wrong word": (
+        "import pallete <palette.pth> --out {out}",
+        "choose one of palette, pix2pix, memdist",
+    ),
+    "importing text": ("import palette <text.pth> --out {out}", "text.pth is no checkpoint of PyTorch"),
+    "importing an empty file": ("import palette <empty.pth> --out {out}", "empty.pth is no checkpoint of PyTorch"),
+    "importing text as safetensors": ("import palette <text.safetensors> --out {out}", "is no safetensors file"),
+    "importing an empty safetensors": ("import palette <empty.safetensors> --out {out}", "is no safetensors file"),
+    "importing a torn file": (
+        "import palette <torn.pth> --out {out}",
+        "torn.pth is no checkpoint of PyTorch, or a part",
+    ),
+    "importing what runs code": ("import palette <evil.pth> --out {out}", "memdist runs none from outside"),
+    "importing another model": ("import palette <other.safetensors> --out {out}", "neither of Palette's U-Nets"),
+    "importing another generator": (
+        "import pix2pix <other.safetensors> --out {out}",
+        "holds no U-Net generator of pix2pix",
+    ),
+    "importing palette as pix2pix": ("import pix2pix <palette.pth> --out {out}", "holds no U-Net generator of pix2pix"),
+    "importing a folder of nothing": ("import pix2pix <empty> --out {out}", "has no latest_net_G.pth"),
+    "importing a folder as palette": ("import palette <empty> --out {out}", "is a folder"),
+    "importing with a setting against the weights": (
+        "import palette <palette.pth> model.channels=64 data.size=16 --out {out}",
+        "model.channels = 64 cannot be: the weights",
+    ),
+    "importing into a folder that is there": (
+        "import palette <palette.pth> --out {run}",
+        "--out {run} is there already",
+    ),
+    "importing into an unwritable place": (
+        "import palette <palette.pth> model.heads=1 data.size=16 --out /proc/memdist",
+        "cannot write /proc",
+    ),
+    "importing what is no export": ("import memdist {run} --out {out}", "is no exported run: it has no manifest.json"),
+    "importing an export that is not there": ("import memdist {tmp}/nowhere --out {out}", "it does not exist"),
+    "importing a file as an export": ("import memdist <text.txt> --out {out}", "it is no folder"),
+    "importing from a name that is too long": ("import palette " + "x" * 300 + " --out {out}", "file name too long"),
+    "importing into a name that is too long": (
+        "import palette <palette.pth> --out {tmp}/" + "x" * 300,
+        "file name too long",
+    ),
+    "exporting nothing": ("export {tmp}/nowhere --out {out}", "{tmp}/nowhere is no run folder"),
+    "exporting data": ("export {data} --out {out}", "is no run folder"),
+    "exporting an absent checkpoint": ("export {run} --checkpoint 77 --out {out}", "has no checkpoint '77'"),
+    "exporting into a folder that is there": ("export {run} --out {other}", "--out {other} is there already"),
     "an unknown model to show": ("models show resnet", "there is no model 'resnet'"),
 }
 
@@ -238,6 +449,20 @@ def test_decaying_rates_are_not_extended_unasked(
     assert (tmp_path / "out" / rundir.METRICS).read_bytes() == before
     assert code("epochs=2", "--extend") == 0
     assert (tmp_path / "out" / rundir.METRICS).read_bytes().startswith(before[:50])
+
+
+def test_a_training_that_diverges_ends_with_one_sentence(
+    place: Place, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "config.yaml").write_text(CONFIG)
+    line = ["train", str(tmp_path / "config.yaml"), f"data.images={place.data}/images", f"data.maps={place.data}/maps"]
+    with pytest.raises(SystemExit) as ended:
+        cli.main([*line, "optim.unet.lr=1e30", "--out", str(tmp_path / "out")])
+    assert ended.value.code == 2
+    (sentence,) = capfd.readouterr().err.strip().splitlines()
+    assert sentence.startswith("memdist: ") and "has diverged: " in sentence and "at step 2; " in sentence
+    assert rundir.read_json(tmp_path / "out" / rundir.STATE)["state"] == "diverged"
+    assert not (tmp_path / "out" / rundir.CHECKPOINTS).exists()
 
 
 def test_a_torn_checkpoint_is_named(place: Place, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

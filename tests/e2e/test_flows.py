@@ -42,7 +42,8 @@ def runs(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pa
 def test_a_run_folder_holds_what_it_should(name: str, runs: dict[str, Path]) -> None:
     out = runs[name]
     names = {path.name for path in out.iterdir()}
-    files = {rundir.CONFIG, rundir.PROVENANCE, rundir.SPLIT, rundir.METRICS, rundir.TIMING, rundir.STATE, rundir.LOCK}
+    locks = {f"{rundir.LOCK}.1", f"{rundir.SCORING_LOCK}.3"}  # trained once, scored thrice
+    files = {rundir.CONFIG, rundir.PROVENANCE, rundir.SPLIT, rundir.METRICS, rundir.TIMING, rundir.STATE, *locks}
     assert names == files | {rundir.SCORES, rundir.SCORES_CSV, rundir.SAMPLES, rundir.CHECKPOINTS}
     assert checkpoint.steps(out) == [5, 9, 14]
     assert {p.name for p in (out / rundir.SAMPLES).iterdir()} >= {"epoch-00003.png", "train", "val", "test"}
@@ -55,10 +56,13 @@ def test_a_run_folder_holds_what_it_should(name: str, runs: dict[str, Path]) -> 
     assert config.identity(resolved) == config.identity(restore.settings(out))
 
 
+DETERMINISTIC = ("train/", "val/", "lr/", "grad_norm/", "weight_norm/")
+
+
 @pytest.mark.parametrize("name", RUNS)
 def test_clocks_are_kept_apart_from_what_is_deterministic(name: str, runs: dict[str, Path]) -> None:
     for line in rundir.read_lines(runs[name] / rundir.METRICS):
-        assert all(key in ("step", "epoch") or key.startswith(("train/", "val/", "lr/")) for key in line)
+        assert all(key in ("step", "epoch") or key.startswith(DETERMINISTIC) for key in line)
     assert any("steps_per_second" in line for line in rundir.read_lines(runs[name] / rundir.TIMING))
 
 
@@ -195,7 +199,7 @@ def test_shipped_configurations_can_be_described(name: str) -> None:
     with console.capture() as shown:
         console.print(describe.describe(run))
     text = shown.get()
-    assert "parameters" in text and "for activations at" in text and "data.images and data.maps are not set" in text
+    assert "parameters" in text and "for activations at" in text and "no data are given" in text
     head = config.shipped()[name].read_text().split("\nmodel:")[0]
     assert all(word in head for word in (f"memdist train {name}", "Hardware:", "Time:", "Expected:"))
 
@@ -218,7 +222,22 @@ def test_memory_is_what_the_formula_says() -> None:
 def test_provenance_keeps_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
     from memdist.train import provenance
 
-    assert provenance._without_secrets("wandb_api_key=abc") == "wandb_api_key=***"
-    assert provenance._without_secrets("optim.unet.lr=1e-3") == "optim.unet.lr=1e-3"
+    for word in (
+        "wandb_api_key=abc",
+        "X_TOKEN=abc",
+        "db.password: abc",
+        "+export AWS_SECRET='abc'",
+        "Authorization: Bearer abc",
+    ):
+        assert "abc" not in provenance._without_secrets(word), word
+    assert provenance._without_secrets("https://me:abc@host/x") == "https://me:***@host/x"
+    for word in ("optim.unet.lr=1e-3", "data.images=/a/b", "https://host/x:y"):
+        assert provenance._without_secrets(word) == word
+    assert provenance._words(["train", "--wandb-api-key", "abc", "seed=1"]) == [
+        "train",
+        "--wandb-api-key",
+        "***",
+        "seed=1",
+    ]
     monkeypatch.setenv("MEMDIST_TEST_TOKEN", "not to be told")
     assert "not to be told" not in json.dumps(provenance.leg(torch.device("cpu"), 1, {}) | {"git": None})

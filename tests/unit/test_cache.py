@@ -5,6 +5,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,7 +30,7 @@ def make(folder: Path, n: int, seed: int = 0) -> list[PairFile]:
             files.append(folder / kind / f"p{i}.png")
             shape = (int(rng.integers(9, 20)), int(rng.integers(9, 20)), 3)
             Image.fromarray(rng.integers(0, 256, shape, dtype=np.uint8)).save(files[-1])
-        found.append(PairFile(f"p{i}", *files))
+        found.append(PairFile(f"p{i}", files[0], files[1]))
     return found
 
 
@@ -74,6 +75,20 @@ def test_it_is_built_once_for_one_content_and_transform(pairs, tmp_path, monkeyp
     Image.new("RGB", (9, 9)).save(pairs[0].map)
     cache.open_or_build(moved, 8, 3, folder, 1, quiet)
     assert len(built) == 5 and len(entries(folder)) == 5
+    halves = [p._replace(image_half="left", map_half="right") for p in moved]
+    for file in (f for p in moved for f in (p.image, p.map)):
+        Image.new("RGB", (12, 8)).save(file)
+    for given, options in (
+        (moved, {}),
+        (moved, {"image_channels": 1}),
+        (moved, {"crop": True}),
+        (moved, {"resize": "lanczos"}),
+        (moved, {"map_resize": "lanczos"}),
+        (halves, {}),
+        ([p._replace(image_half="right", map_half="left") for p in moved], {}),
+    ):
+        cache.open_or_build(given, 8, 3, folder, 1, quiet, **options)
+    assert len(built) == 12 and len(entries(folder)) == 12
 
 
 def test_a_broken_picture_is_named_and_leaves_nothing(pairs, tmp_path):
@@ -152,6 +167,47 @@ def test_truth_at_the_maps_own_sizes(pairs, tmp_path):
     last = got[4]
     os.truncate(home / "maps.u8", 100)
     np.testing.assert_array_equal(cache.truth(pairs, None, 3, tmp_path / "cache", 1, quiet)[4], last)
+
+
+LOOK: dict[str, Any] = {"crop": True, "resize": "lanczos", "map_resize": "area"}
+
+
+def test_halves_of_one_file(tmp_path, monkeypatch):
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (9, 24, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    Image.fromarray(pixels[:, :12]).save(tmp_path / "left.png")
+    Image.fromarray(pixels[:, 12:]).save(tmp_path / "right.png")
+    read: list[Path] = []
+
+    def counted(path: Path) -> str:
+        read.append(path)
+        return f"{len(read):064}"
+
+    monkeypatch.setattr(cache, "content_hash", counted)
+    both = [PairFile("a", tmp_path / "a.png", tmp_path / "a.png", image_half="right", map_half="left")]
+    got = cache.open_or_build(both, 6, 1, tmp_path / "cache", 1, quiet, image_channels=1, **LOOK)
+    # Read once; but the halves are not one picture, and the other way round they are other pairs.
+    assert read == [tmp_path / "a.png"] and got.image_hashes != got.map_hashes
+    assert got.images.shape == got.maps.shape == (1, 1, 6, 6)
+    image = decode(tmp_path / "right.png", (6, 6), 1, crop=True, resize="lanczos")
+    np.testing.assert_array_equal(got.images[0], image)
+    np.testing.assert_array_equal(got.maps[0], decode(tmp_path / "left.png", (6, 6), 1, crop=True))
+    native = cache.truth(both, None, 1, tmp_path / "cache", 1, quiet, crop=True)
+    np.testing.assert_array_equal(native[0], decode(tmp_path / "left.png", None, 1, crop=True))
+    other = [both[0]._replace(map_half="right")]
+    assert not np.array_equal(cache.truth(other, None, 1, tmp_path / "cache", 1, quiet, crop=True)[0], native[0])
+    assert cache.truth(both, None, 1, tmp_path / "cache", 1, quiet).sizes == [(9, 12)]
+
+
+def test_maps_of_another_size_than_their_pictures(tmp_path):
+    for name, size in (("image", (40, 30)), ("map", (7, 21))):
+        Image.fromarray(np.full((size[1], size[0]), 50, dtype=np.uint8)).save(tmp_path / f"{name}.png")
+    pairs = [PairFile("a", tmp_path / "image.png", tmp_path / "map.png")]
+    got = cache.open_or_build(pairs, 8, 1, tmp_path / "cache", 1, quiet)
+    assert got.images.shape == (1, 3, 8, 8) and got.maps.shape == (1, 1, 8, 8) and (got.maps == 50).all()
+    assert cache.truth(pairs, None, 1, tmp_path / "cache", 1, quiet).sizes == [(21, 7)]
+    assert cache.truth(pairs, None, 1, tmp_path / "cache", 1, quiet, crop=True).sizes == [(7, 7)]
 
 
 def test_default_folder(monkeypatch, tmp_path):

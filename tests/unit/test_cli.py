@@ -21,10 +21,13 @@ COMMANDS = {
     "train": {"CONFIG", "KEY=VALUE", "--out", "--dry-run", "--extend"},
     "evaluate": {"RUN", "KEY=VALUE", "--split", "--checkpoint", "--no-ema"},
     "predict": {"RUN", "IMAGE_OR_FOLDER", "--out", "--checkpoint", "--no-ema"},
+    "import": {"palette|pix2pix|memdist", "CHECKPOINT", "KEY=VALUE", "--out"},
+    "export": {"RUN", "--out", "--checkpoint"},
     "compare": {"RUN", "--html"},
     "data": set(),
     "data make": {"--out", "--pairs", "--size", "--seed"},
     "data cache": {"CONFIG", "KEY=VALUE"},
+    "data check": {"CONFIG", "KEY=VALUE", "--group-duplicates"},
     "models": set(),
     "models show": {"NAME"},
     "doctor": set(),
@@ -236,10 +239,27 @@ def test_data_make_has_the_dissertations_numbers(room: Callable[..., Recorder]) 
 
 
 def test_data_cache(room: Callable[..., Recorder], resolved: list[tuple[str, Any]]) -> None:
-    start = room("memdist.train.start", "cached")
+    dataset = room("memdist.train.dataset", "cached")
     assert run("data", "cache", "unet", "data.size=32") == 0
-    assert start.calls == [("cache", ("RUN",), {})]
+    assert dataset.calls == [("cache", ("RUN",), {})]
     assert resolved == [("unet", ["data.size=32"])]
+
+
+@pytest.mark.parametrize("clean", [True, False])
+def test_data_check(
+    clean: bool, room: Callable[..., Recorder], resolved: list[tuple[str, Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Report(str):
+        pass
+
+    report = Report("what was found [red]")
+    report.clean = clean  # type: ignore[attr-defined]
+    survey = room("memdist.train.survey", report)
+    assert run("data", "check", "unet", "data.size=32", "--group-duplicates", "g.csv") == (0 if clean else 1)
+    assert run("data", "check", "unet") == (0 if clean else 1)
+    assert survey.calls == [("survey", ("RUN", Path("g.csv")), {}), ("survey", ("RUN", None), {})]
+    assert resolved[0] == ("unet", ["data.size=32"])
+    assert capsys.readouterr().out == "what was found [red]\n" * 2
 
 
 def test_models(room: Callable[..., Recorder], capsys: pytest.CaptureFixture[str]) -> None:
@@ -285,6 +305,8 @@ def test_bench_loop(room: Callable[..., Recorder], resolved: list[tuple[str, Any
         ["data", "make"],
         ["data", "make", "--out", "d", "--pairs", "many"],
         ["data", "cache"],
+        ["data", "check"],
+        ["data", "check", "unet", "--group-duplicates"],
         ["models", "list"],
         ["models", "show"],
         ["doctor", "now"],

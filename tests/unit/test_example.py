@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from memdist.data import example, pairs
+from memdist.config import Data
+from memdist.data import example, sources
 from memdist.errors import ConfigError, DataError
 
 
@@ -70,7 +71,7 @@ def test_what_stands_out_can_be_seen(scenes):
 def test_a_folder_of_pairs(tmp_path):
     out = tmp_path / "new" / "data"
     assert example.make(out, 5, 32, 0, progress=quiet) == 5
-    found = pairs.find(out / "images", out / "maps")
+    found = sources.find(Data(images=out / "images", maps=out / "maps"))
     assert [p.stem for p in found.pairs] == [f"scene-{i:05}" for i in range(5)] and not found.unpaired
     assert json.loads((out / "manifest.json").read_text()) == {"format": 1, "pairs": 5, "size": 32, "seed": 0}
     assert sorted(p.name for p in out.iterdir()) == ["images", "manifest.json", "maps"]

@@ -19,19 +19,34 @@ LINES = [
     ["cli"],
     ["bench", "doctor"],
     ["search", "cluster", "compare"],
-    ["plan", "predict"],
+    ["plan", "predict", "exchange"],
     ["train"],
     ["distributed", "data", "models"],
+    ["saliency"],
     ["nets", "diffusion", "augment", "metrics"],
     ["model", "draws"],
+    ["locks"],
     ["rundir", "triage"],
-    ["config"],
+    ["config", "process"],
     ["errors"],
 ]
 DEPTH = {room: depth for depth, line in enumerate(LINES) for room in line}
 
 INSIDE_FUNCTIONS = {"ray", "submitit", "deepspeed", "plotly", "wandb", "tensorboard", "torch.utils.tensorboard"}
-WITHOUT_TORCH = {"cli", "doctor", "compare", "triage", "rundir", "config", "errors", "draws"}
+INSIDE_FUNCTIONS |= {"torchmetrics"}
+WITHOUT_TORCH = {
+    "cli",
+    "doctor",
+    "compare",
+    "saliency",
+    "triage",
+    "rundir",
+    "config",
+    "errors",
+    "draws",
+    "locks",
+    "process",
+}
 
 
 class Import(NamedTuple):
@@ -180,6 +195,6 @@ def test_help_loads_neither_torch_nor_pydantic() -> None:
     assert not _loaded(code) & {"torch", "numpy", "pydantic", "yaml", "memdist.config", "rich.console", "rich.table"}
 
 
-@pytest.mark.parametrize("module", ["config", "rundir", "draws", "compare.table"])
+@pytest.mark.parametrize("module", ["config", "rundir", "locks", "draws", "compare.table"])
 def test_what_reads_run_folders_loads_no_torch(module: str) -> None:
     assert "torch" not in _loaded(f"import memdist.{module}")

@@ -1,9 +1,13 @@
 """Splits: exact counts, stable ranks, lists, and the file that records them."""
 
+import random
+from pathlib import Path
+
 import pytest
 
 from memdist.config import Data
 from memdist.data import split
+from memdist.data.pairs import PairFile
 from memdist.errors import DataError
 
 STEMS = [f"s{i:04}" for i in range(1600)]
@@ -87,6 +91,103 @@ def test_lists_that_cannot_be_read(tmp_path):
     (tmp_path / "binary").write_bytes(bytes(range(256)))
     with pytest.raises(DataError, match="not UTF-8 text"):
         split.make(STEMS, Data(val=tmp_path / "binary"))
+
+
+# What the data say themselves
+
+
+def test_the_splits_of_the_data_are_kept_and_the_rest_is_cut_from_their_train():
+    splits = {s: "test" if i < 300 else "train" for i, s in enumerate(STEMS)}
+    got = split.make(STEMS, Data(val=0.1, test=0.5), splits)
+    assert got["test"] == STEMS[:300] and len(got["val"]) == 160 and len(got["train"]) == 1140
+    assert got["val"] == sorted(split.ranked(STEMS[300:], 0)[:160])
+
+
+def test_a_list_may_take_from_the_train_of_the_data(tmp_path):
+    splits = {s: "test" if i < 3 else "train" for i, s in enumerate(STEMS[:10])}
+    got = split.make(STEMS[:10], Data(val=listed(tmp_path / "val", STEMS[5:7])), splits)
+    assert got == {"train": STEMS[3:5] + STEMS[7:10], "val": STEMS[5:7], "test": STEMS[:3]}
+    with pytest.raises(DataError, match="'s0001' stands both in data.val and in the data's test"):
+        split.make(STEMS[:10], Data(val=listed(tmp_path / "val", STEMS[1:2])), splits)
+    with pytest.raises(DataError, match=r"data\.test = .* lists a split that the data name themselves"):
+        split.make(STEMS[:10], Data(test=listed(tmp_path / "test", STEMS[:3])), splits)
+    with pytest.raises(DataError, match=r"data\.train = .* lists a split that the data name themselves"):
+        split.make(STEMS[:10], Data(train=listed(tmp_path / "train", STEMS[3:])), splits)
+
+
+def test_a_split_that_is_cut_from_the_train_of_the_data_is_told():
+    pairs = [PairFile(s, Path("x"), Path("y"), "test" if i < 3 else "train") for i, s in enumerate(STEMS[:10])]
+    (note,) = split.deal(pairs, Data(val=0.2)).notes
+    assert note == "the data name no val split: 2 pairs are cut from their train (data.val=0.2)"
+    assert split.deal([p._replace(split=None) for p in pairs], Data()).notes == []
+
+
+# Groups
+
+
+def test_groups_do_not_move_the_ranks_of_other_pairs():
+    groups = {"s0003": "x", "s0005": "x"}
+    order = [stem for unit in split.units(STEMS, 0, groups) for stem in unit if stem not in groups]
+    assert order == [stem for stem in split.ranked(STEMS, 0) if stem not in groups]
+    assert split.make(STEMS, Data(), {}, {}) == split.make(STEMS, Data())
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_group_is_never_parted_and_counts_are_near(seed):
+    rng = random.Random(seed)
+    groups = {stem: f"g{rng.randrange(300)}" for stem in STEMS if rng.random() < 0.7}
+    got = split.make(STEMS, Data(val=0.1, test=0.2, split_seed=seed), None, groups)
+    assert sorted(got["train"] + got["val"] + got["test"]) == STEMS
+    home = {stem: name for name, part in got.items() for stem in part}
+    assert all(len({home[s] for s in groups if groups[s] == g}) == 1 for g in set(groups.values()))
+    # There are single pairs enough to fill up what groups leave; a small one may reach a little over.
+    assert abs(len(got["val"]) - 160) <= 2 and abs(len(got["test"]) - 320) <= 2
+
+
+def test_a_group_larger_than_a_split_is_passed_over():
+    stems = STEMS[:20]
+    groups = dict.fromkeys(stems[:15], "most")
+    got = split.make(stems, Data(val=0.1, test=0.1), None, groups)
+    assert set(stems[:15]) <= set(got["train"]) and (len(got["val"]), len(got["test"])) == (2, 2)
+    with pytest.raises(DataError, match="the val split would be empty .* with groups kept whole"):
+        split.make(stems, Data(val=0.1, test=0.1), None, dict.fromkeys(stems, "all"))
+
+
+def test_a_group_goes_where_it_comes_nearest():
+    # Groups of three and a count of 4: one group gives 3, a second 6, which is further away.
+    stems = STEMS[:30]
+    groups = {stem: str(i // 3) for i, stem in enumerate(stems)}
+    got = split.make(stems, Data(val=0.1, test=4 / 30), None, groups)
+    assert (len(got["test"]), len(got["val"])) == (3, 3)
+
+
+def test_test_groups_do_not_move_with_val():
+    groups = {stem: stem[:-1] for stem in STEMS}
+    assert (
+        split.make(STEMS, Data(val=0.1), None, groups)["test"] == split.make(STEMS, Data(val=0.3), None, groups)["test"]
+    )
+
+
+def test_groups_that_are_parted_by_others(tmp_path):
+    stems = STEMS[:10]
+    splits = {s: "test" if i < 3 else "train" for i, s in enumerate(stems)}
+    message = r"the group 'burst' stands in (test|train) \('s000[24]'\) and in (test|train)"
+    with pytest.raises(DataError, match=message):
+        split.make(stems, Data(), splits, {"s0002": "burst", "s0004": "burst"})
+    lists = Data(val=listed(tmp_path / "val", ["s0002"]), test=0)
+    for other in stems[3:]:  # wherever it ranks
+        with pytest.raises(DataError, match="the group 'burst' stands in val"):
+            split.make(stems, lists, None, {"s0002": "burst", other: "burst"})
+    # What is in no split at all parts nobody.
+    alone = Data(
+        train=listed(tmp_path / "train", stems[:2]),
+        val=listed(tmp_path / "val", ["s0002"]),
+        test=listed(tmp_path / "t", []),
+    )
+    assert split.make(stems, alone, None, {"s0002": "burst", "s0004": "burst"})["val"] == ["s0002"]
+
+
+# The file
 
 
 def test_the_file_keeps_everything(tmp_path):

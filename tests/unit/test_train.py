@@ -70,6 +70,24 @@ def test_sgd_takes_the_step_of_the_formula() -> None:
     assert values == pytest.approx([2 - 0.1 * 4, 1.6 - 0.1 * (0.5 * 4 + 3.2)])
 
 
+def test_a_rate_that_rollbacks_lowered_keeps_its_schedule() -> None:
+    optimiser = torch.optim.SGD(nn.Linear(1, 1).parameters(), lr=1.0)
+    settings = config.Optim(lr=0.2, schedule=config.Schedule(name="linear"))
+    assert optim.set_rate(optimiser, settings, 50, 100, 0.25) == pytest.approx(0.2 * 0.5 * 0.25)
+    assert optimiser.param_groups[0]["lr"] == pytest.approx(0.025)
+
+
+def test_the_norm_of_a_gradient_is_from_before_it_was_clipped() -> None:
+    net = nn.Linear(2, 1, bias=False)
+    strategy = Single(torch.device("cpu"), "fp32")
+    optimiser = torch.optim.SGD(net.parameters(), lr=1.0)
+    strategy.prepare(Stage(nets={"net": net}, updates=()), {"net": optimiser}, {"net": 0.5})
+    for part in ([3.0, 0.0], [0.0, 4.0]):  # two micro-batches
+        strategy.backward("net", net(2 * torch.tensor([part])).mean(), 2)
+    stepped = strategy.step(Update(net="net", loss=lambda *_: Loss(torch.zeros(()), {})))
+    assert float(stepped.norm) == pytest.approx(5.0) and stepped.taken is None
+
+
 # Devices
 
 
@@ -157,7 +175,7 @@ def test_one_scaler_a_network_and_an_overflow_skips_everything(monkeypatch: pyte
         with strategy.only(name) as chosen, strategy.micro(name, True):
             value = chosen[name](torch.full((2, 4), size)).float().mean() / 10
             strategy.backward(name, value, 1)
-        taken = strategy.step(update)
+        taken = strategy.step(update).taken
         assert taken is not None
         return float(taken)
 

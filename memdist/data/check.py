@@ -1,0 +1,268 @@
+"""All files of a configuration's data, examined alone and against one another; nothing is written.
+
+`listing` says which files there are, `examine` reads them, `compare` lays them side by side. `cheap` is what training does
+of it before it decodes anything.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import unicodedata
+import warnings
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import cast
+
+from memdist import config
+from memdist.data import examine as examine_
+from memdist.data import groups as groups_
+from memdist.data import header, sources
+from memdist.data import pairs as pairs_
+from memdist.data.examine import Facts, View
+from memdist.data.findings import Finding, Kind
+from memdist.data.pairs import PairFile, Part, Role
+from memdist.data.split import NAMES
+from memdist.data.survey import odd
+from memdist.data.workers import Progress, spread
+from memdist.errors import DataError
+
+LEFT_BY_SYSTEMS = frozenset((".ds_store", "thumbs.db", "desktop.ini", ".gitignore", ".gitkeep", ".directory"))
+"""Files, in lower case, that nobody put there on purpose and that need no word."""
+COMMAND = "`memdist data check CONFIG` looks at every file"
+_FEW = 3
+
+
+@dataclass
+class Listing:
+    """Files of the data, before any is opened."""
+
+    pairs: list[PairFile]
+    """Sorted by stem."""
+    place: Path
+    """Folder or file that the data come from."""
+    others: list[Part] = field(default_factory=list)
+    """Pictures that belong to no pair: without partner, or the second of their stem."""
+    findings: list[Finding] = field(default_factory=list)
+    groups: dict[str, str] = field(default_factory=dict)
+    """Group of each stem that has one."""
+
+
+def listing(data: config.Data) -> Listing:
+    """Find all pictures and maps; what does not pair is a finding. Raises DataError where there is none."""
+    surveyed = sources.survey(data)
+    if not surveyed.pairs and all(problem.kind == "empty" for problem in surveyed.problems):
+        raise DataError(surveyed.problems[0].sentence)
+    place = data.csv or data.side_by_side or data.images
+    assert place is not None
+    found: list[Finding] = []
+    others: list[Part] = []
+    folders = _folders(data)
+    unpaired: dict[Role, list[Path]] = {"image": [], "map": []}
+    for problem in surveyed.problems:
+        role = folders.get(problem.file.parent, "image")
+        if problem.kind == "partner":
+            found.append(Finding(Kind.NO_MAP if role == "image" else Kind.NO_IMAGE, problem.file))
+            unpaired[role].append(problem.file)
+        elif problem.kind in _NAMES:
+            found.append(Finding(_NAMES[problem.kind], problem.file))
+        else:
+            found.append(Finding(Kind.SOURCE, problem.file, problem.sentence))
+            continue
+        others.append((problem.file, None, role))
+    alike = {(path.parent.name, _folded(path.stem)): path for path in unpaired["map"]}
+    for path in unpaired["image"]:
+        folder = path.parent.name if data.images != path.parent or data.maps is None else data.maps.name
+        if (partner := alike.get((folder, _folded(path.stem)))) is not None:
+            found.append(Finding(Kind.SIMILAR_NAMES, path, f"its map may be {partner.name}"))
+    for folder_ in folders:
+        found += _scan(folder_)
+    try:
+        groups, _ = groups_.merged(surveyed.pairs, data)
+    except DataError:
+        groups = {}  # the split, which needs them as well, says why
+    return Listing(surveyed.pairs, place, others, list(dict.fromkeys(found)), groups)
+
+
+_NAMES = {"stem": Kind.SAME_STEM, "name": Kind.ODD_NAME}
+
+
+def _folders(data: config.Data) -> dict[Path, Role]:
+    """Folders whose entries are the pictures, and what these are."""
+    tops: dict[Path, Role] = {}
+    for top, role in ((data.images, "image"), (data.maps, "map"), (data.side_by_side, "image")):
+        if top is not None:
+            parts = [top / name for name in NAMES if (top / "train").is_dir() and (top / name).is_dir()]
+            tops |= dict.fromkeys(parts or [top], cast(Role, role))
+    return tops
+
+
+def _folded(stem: str) -> str:
+    return unicodedata.normalize("NFC", stem).casefold()
+
+
+def _scan(folder: Path) -> list[Finding]:
+    """What the names in a folder of pictures tell."""
+    try:
+        files = sorted(folder.iterdir())
+    except OSError:
+        return []  # `sources.survey` has read it
+    found: list[Finding] = []
+    names: dict[str, Path] = {}
+    stems: set[str] = set()
+    for path in files:
+        if path.name.startswith(".") or path.suffix.lower() not in pairs_.SUFFIXES:
+            if path.name.lower() not in LEFT_BY_SYSTEMS:
+                found.append(Finding(Kind.PASSED_OVER, path, "a folder" if path.is_dir() else ""))
+            continue
+        if path.is_dir():
+            found.append(Finding(Kind.FOLDER, path))
+        elif path.exists() and not path.is_file():
+            found.append(Finding(Kind.SPECIAL, path))
+        elif odd(path.stem) or path.stem != path.stem.strip():
+            found.append(Finding(Kind.ODD_NAME, path))
+        elif path.stem not in stems and (other := names.setdefault(_folded(path.stem), path)) is not path:
+            found.append(Finding(Kind.SIMILAR_NAMES, path, f"like {other.name}"))
+        stems.add(path.stem)
+    return found
+
+
+def examine(
+    files: Sequence[Part], side: int, data: config.Data, workers: int | None = None, progress: Progress | None = None
+) -> dict[Part, Facts]:
+    """Examine files in processes; thumbnails are `side` x `side`, read as `data` says; else as in `workers.spread`."""
+    view = View(side, data.image_channels, data.map_channels, data.crop, data.resize, data.map_resize)
+    work = functools.partial(examine_.examine, view)
+    once = list(dict.fromkeys(files))  # several pairs may share a map
+    parts = spread(work, once, title="examining files", chunk=32, workers=workers, progress=progress)
+    return dict(zip(once, (fact for part in parts for fact in part), strict=True))
+
+
+def compare(listed: Listing, facts: Mapping[Part, Facts], data: config.Data) -> list[Finding]:
+    """What is wrong with files beside others of their kind, and with pairs."""
+    found: list[Finding] = []
+    for role in ("image", "map"):
+        files = [pair.image_part if role == "image" else pair.map_part for pair in listed.pairs]
+        whole = [part for part in files if facts[part].looks is not None]
+        small = [Finding(Kind.SMALL, p[0], _size(facts[p])) for p in whole if min(facts[p].size or (0,)) < data.size]
+        found += _mostly(small, len(whole))
+        if role == "image":
+            grey = [
+                Finding(Kind.GREY, p[0]) for p in whole if data.image_channels == 3 and not _looks(facts[p]).coloured
+            ]
+            found += grey if len(grey) <= len(whole) / 2 else []
+            sizes = sorted({facts[p].size or (0, 0) for p in whole})
+            if len(sizes) > 1:
+                ends = min(sizes, key=lambda s: s[0] * s[1]), max(sizes, key=lambda s: s[0] * s[1])
+                few, many = (f"{width} x {height}" for width, height in ends)
+                found.append(Finding(Kind.SIZES, whole[0][0].parent, f"{len(sizes)} sizes, from {few} to {many}"))
+    aspects, sizes_ = [], []
+    for pair in listed.pairs:
+        image, map_ = facts[pair.image_part], facts[pair.map_part]
+        if pair.image_half is None and image.sha256 and image.sha256 == map_.sha256:
+            found.append(Finding(Kind.MAP_IS_PICTURE, pair.map))
+        if image.size is None or map_.size is None or image.size == map_.size:
+            continue
+        detail = f"{_size(map_)}, its picture {_size(image)}"
+        if other_shape(image.size, map_.size):
+            aspects.append(Finding(Kind.ASPECT, pair.map, detail))
+        else:
+            sizes_.append(Finding(Kind.OTHER_SIZE, pair.map, detail))
+    return found + aspects + _mostly(sizes_, len(listed.pairs))
+
+
+def other_shape(image: tuple[int, int], map_: tuple[int, int]) -> bool:
+    """Whether two (width, height) differ in aspect by more than rounding to pixels, and a hundredth, can explain."""
+    return abs(map_[0] - map_[1] * image[0] / image[1]) > 1 + 0.01 * map_[0]
+
+
+def _mostly(findings: list[Finding], total: int) -> list[Finding]:
+    """What more than half of the files have is one line on their folder."""
+    if len(findings) <= max(_FEW, total / 2):
+        return findings
+    first = findings[0]
+    detail = f"{len(findings)} of {total}, such as {first.file.name}: {first.detail}"
+    return [Finding(first.kind, first.file.parent, detail)]
+
+
+def _looks(facts: Facts) -> examine_.Looks:
+    assert facts.looks is not None
+    return facts.looks
+
+
+def _size(facts: Facts) -> str:
+    assert facts.size is not None
+    return f"{facts.size[0]} x {facts.size[1]}"
+
+
+def cheap(pairs: Sequence[PairFile]) -> list[str]:
+    """Sentences on files that train but need a look, from sizes and headers alone: one for each kind of finding.
+
+    Raises DataError that names files that cannot be trained on.
+    """
+    found: list[Finding] = []
+    for pair in pairs:
+        image = _glance(pair.image, found)
+        map_ = _glance(pair.map, found) if pair.map != pair.image else None
+        if image and map_ and other_shape(image, map_):
+            detail = f"{map_[0]} x {map_[1]} beside {image[0]} x {image[1]}"
+            found.append(Finding(Kind.ASPECT, pair.map, detail))
+    by_kind: defaultdict[Kind, list[Finding]] = defaultdict(list)
+    for finding in found:
+        by_kind[finding.kind].append(finding)
+    faults = [f for kind in _REFUSED for f in by_kind[kind]]
+    if faults:
+        named = ", ".join(f"{str(f.file)!r} ({f.kind.title})" for f in faults[:_FEW])
+        more = f" and {len(faults) - _FEW} more" if len(faults) > _FEW else ""
+        raise DataError(
+            f"{len(faults)} files cannot be trained on: {named}{more}; replace them or take them out ({COMMAND})"
+        )
+    notes = []
+    for kind in _REMARKED:
+        if these := by_kind[kind]:
+            detail = f" ({these[0].detail})" if these[0].detail else ""
+            files = "1 file" if len(these) == 1 else f"{len(these)} files"
+            notes.append(f"{kind.title}: {files}, such as {these[0].file.name!r}{detail}; {kind.advice}")
+    return [*notes, f"{COMMAND}"] if notes else []
+
+
+_REFUSED = (Kind.EMPTY, Kind.BOMB, Kind.NO_PICTURE, Kind.BROKEN_LINK, Kind.FOLDER, Kind.SPECIAL, Kind.UNREADABLE)
+_REMARKED = (Kind.ALPHA, Kind.COLOURS, Kind.ROTATED, Kind.PALETTE, Kind.FRAMES, Kind.ENDING, Kind.ASPECT)
+
+
+def _glance(path: Path, found: list[Finding]) -> tuple[int, int] | None:
+    """Note what the header of a file tells; gives its upright (width, height) if it has one."""
+    from PIL import Image
+
+    if (entry := header.entry(path)) is not None:
+        found.append(entry)
+        return None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        try:
+            with Image.open(path, formats=pairs_.FORMATS) as file:
+                of_header = header.read(path, file)
+                size = file.size
+                if file.has_transparency_data:
+                    of_header.append(Finding(Kind.ALPHA, path, "it has an alpha channel"))
+        except (Image.DecompressionBombWarning, Image.DecompressionBombError):
+            found.append(Finding(Kind.BOMB, path))
+            return None
+        except Exception as error:  # as many ways as there are formats
+            refused = isinstance(error, PermissionError)
+            found.append(Finding(Kind.UNREADABLE if refused else Kind.NO_PICTURE, path))
+            return None
+    found += of_header
+    turned = any(f.kind is Kind.ROTATED and f.detail[-1] in "5678" for f in of_header)
+    return size[::-1] if turned else size
+
+
+def relative(path: Path, data: config.Data) -> Path:
+    """A file's place from the folder that holds all of the data."""
+    places = [p for p in (data.images, data.maps, data.side_by_side, data.csv and data.csv.parent) if p is not None]
+    common = Path(os.path.commonpath([str(p) for p in places]))
+    parent = common if len(set(places)) == 2 else common.parent
+    return path.relative_to(parent) if path.is_relative_to(parent) else path

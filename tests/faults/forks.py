@@ -1,0 +1,177 @@
+"""Trainings that are forked off a process which has imported everything: `python -m tests.faults.forks REQUEST`.
+
+Starting costs nothing then, so that a hundred of them can be killed in a minute. The process has computed nothing with torch
+before it forks, and has one thread.
+"""
+
+import contextlib
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+# All that a training imports, so that the children find it there.
+import PIL.Image
+import rich.progress
+import safetensors.torch
+import torch
+import torch._dynamo  # the first optimiser loads it
+from tensorboard.compat.proto import event_pb2, summary_pb2
+from tensorboard.summary.writer import record_writer
+
+from memdist import cli, models
+from memdist.models import palette, pix2pix, unet
+from memdist.predict import pictures
+from memdist.train import evaluate, loop
+
+assert all(
+    (
+        palette,
+        pix2pix,
+        unet,
+        PIL.Image,
+        rich.progress,
+        safetensors.torch,
+        event_pb2,
+        summary_pb2,
+        record_writer,
+        pictures,
+        evaluate,
+    )
+)
+
+
+def forked(work: Callable[[], int], output: Path | None = None) -> int:
+    """Do something in a child; gives its process id."""
+    child = os.fork()
+    if child:
+        return child
+    code = 70
+    try:
+        out = os.open(output or os.devnull, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(out, 1)
+        os.dup2(out, 2)
+        torch.set_num_threads(1)
+        code = work()
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else 1
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def ended(child: int) -> int:
+    """Wait for a child; gives its exit code, negative for a signal."""
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def kills(request: dict[str, Any]) -> dict[str, Any]:
+    """Train one run folder to its end, killing it `kills` times at instants drawn from `seed`; gives what happened.
+
+    They come up to `reach` times as long after a start as an undisturbed run takes.
+    """
+    raw, out = request["raw"], Path(request["out"])
+    chance = random.Random(request["seed"])
+
+    def train() -> int:
+        return loop.train(models.resolve(raw), out)
+
+    began = time.monotonic()
+    assert ended(forked(train, out.with_suffix(".warm"))) == 0, out.with_suffix(".warm").read_text()
+    whole = time.monotonic() - began
+    shutil.move(out, request["whole"])
+    done: list[float] = []
+    finished = 0
+    while len(done) < request["kills"]:
+        delay = chance.uniform(0.0, request["reach"] * whole)
+        child = forked(train, out.with_suffix(".log"))
+        time.sleep(delay)
+        os.kill(child, signal.SIGKILL)
+        code = ended(child)
+        if code == -signal.SIGKILL:
+            done.append(delay)
+            continue
+        assert code == 0, out.with_suffix(".log").read_text()
+        # It came to its end first: the next one begins anew, and this one is compared.
+        shutil.move(out, f"{request['whole']}-{finished}")
+        finished += 1
+    assert ended(forked(train, out.with_suffix(".log"))) == 0, out.with_suffix(".log").read_text()
+    return {"kills": len(done), "finished": finished + 1, "whole": whole}
+
+
+def command(line: list[str], output: Path) -> dict[str, Any]:
+    """Run a command; gives its exit code and what it said."""
+
+    def work() -> int:
+        cli.main(line)
+        return 0
+
+    code = ended(forked(work, output))
+    return {"code": code, "said": output.read_text()}
+
+
+def room(request: dict[str, Any]) -> list[dict[str, Any]]:
+    """Train in file systems of `sizes` bytes, then in the same ones with more room; gives what was said each time.
+
+    `mount` is where they are mounted; the run and the cache of pictures are in them. The folder of a finished run is moved to
+    `kept`/SIZE.
+    """
+    told = []
+    place, log = Path(request["mount"]), Path(request["kept"]) / "log"
+    os.environ["MEMDIST_CACHE"] = str(place / "cache")
+    for size in request["sizes"]:
+        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "memdist-test", str(place)], check=True)
+        try:
+            small = command(request["line"], log)
+            left = sorted(str(p.relative_to(place)) for p in place.rglob("*.tmp"))
+            subprocess.run(["mount", "-o", "remount,size=64m", str(place)], check=True)
+            large = command(request["line"], log)
+            used = subprocess.run(
+                ["du", "-sb", "--apparent-size", str(place)], capture_output=True, text=True, check=True
+            )
+            # Time stamps and the like do not come along: only what was written.
+            shutil.copytree(place / "run", Path(request["kept"]) / str(size))
+            told.append({"small": small, "left": left, "large": large, "used": int(used.stdout.split()[0])})
+        finally:
+            subprocess.run(["umount", str(place)], check=True)
+    return told
+
+
+def refused(request: dict[str, Any]) -> list[dict[str, Any]]:
+    """Run `lines` where a run is `copied` from, on a file system that is full, then read-only, then neither."""
+    told = []
+    place, log = Path(request["mount"]), Path(request["kept"]) / "log"
+    os.environ["MEMDIST_CACHE"] = str(place / "cache")
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "memdist-test", str(place)], check=True)
+    try:
+        shutil.copytree(request["copied"], place / "run")
+        for state in ("full", "read-only", "fine"):
+            if state == "full":
+                with contextlib.suppress(OSError), open(place / "ballast", "wb", buffering=0) as ballast:
+                    while ballast.write(bytes(4096)):
+                        pass
+            else:
+                subprocess.run(["mount", "-o", f"remount,{'ro' if state == 'read-only' else 'rw'}", place], check=True)
+            if state == "fine":
+                (place / "ballast").unlink()
+            told += [command(line, log) | {"state": state, "line": line} for line in request["lines"]]
+    finally:
+        subprocess.run(["umount", str(place)], check=True)
+    return told
+
+
+if __name__ == "__main__":
+    known: dict[str, Callable[[dict[str, Any]], Any]] = {"kills": kills, "room": room, "refused": refused}
+    print(json.dumps([known[asked["do"]](asked) for asked in json.loads(sys.argv[1])]))
