@@ -15,13 +15,13 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, TypeVar
+from typing import BinaryIO, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from memdist import rundir
-from memdist.data.pairs import Half, PairFile, Resize, content_hash, decode
+from memdist.data.pairs import LONGEST, Half, PairFile, View, content_hash
 from memdist.data.workers import Progress, cores, spread
 from memdist.errors import CheckpointError, DataError
 
@@ -31,8 +31,6 @@ Number = TypeVar("Number", bound=np.generic)
 
 FORMAT = 2
 """Version of the decoding and of the files; part of every folder's name."""
-LONGEST = 256
-"""Longer side in pixels to which maps are made smaller when they are scored at their own size."""
 _INDEX, _IMAGES, _MAPS = "index.json", "images.npy", "maps.npy"
 _FLAT, _SHAPES = "maps.u8", "shapes.npy"
 _ATTEMPTS = 5
@@ -91,34 +89,30 @@ def default_folder() -> Path:
 
 def open_or_build(
     pairs: Sequence[PairFile],
-    size: int,
-    map_channels: int,
+    view: View,
     folder: Path | None = None,
     workers: int | None = None,
     progress: Progress | None = None,
-    *,
-    image_channels: int = 3,
-    crop: bool = False,
-    resize: Resize = "area",
-    map_resize: Resize = "area",
 ) -> Pixels:
-    """Open the cache of these pairs at `size` x `size` pixels, building it in `folder` if need be.
+    """Open the cache of these pairs, read at a size that `view` names, building it in `folder` if need be.
 
-    `crop`, `resize` (of pictures) and `map_resize` are those of `pairs.decode`.
     `folder` None is `default_folder()`; `workers` and `progress` are those of `workers.spread`. Raises DataError that
     names a file that is no picture, or a folder that cannot be written; nothing half-written stays.
     """
     assert pairs, "no pairs"
+    assert view.size is not None
+    size = view.size
     files = list(dict.fromkeys(file for p in pairs for file in (p.image, p.map)))  # one file may be both
     by_file = dict(zip(files, hashes(files, workers), strict=True))
     image_hashes = [_of_half(by_file[p.image], p.image_half) for p in pairs]
     map_hashes = [_of_half(by_file[p.map], p.map_half) for p in pairs]
     stems = [p.stem for p in pairs]
-    index: dict[str, object] = {"format": FORMAT, "size": size, "channels": [image_channels, map_channels]}
-    index |= {"crop": crop, "resize": [resize, map_resize], "stems": stems}
+    index: dict[str, object] = {"format": FORMAT, **view._asdict(), "stems": stems}
     index |= {"image_hashes": image_hashes, "map_hashes": map_hashes}
-    index |= {"halves": [[p.image_half, p.map_half] for p in pairs]}
-    shapes = {_IMAGES: (len(pairs), image_channels, size, size), _MAPS: (len(pairs), map_channels, size, size)}
+    shapes = {
+        _IMAGES: (len(pairs), view.image_channels, size, size),
+        _MAPS: (len(pairs), view.map_channels, size, size),
+    }
 
     def load(path: Path) -> Pixels | None:
         images = _mapped(path / _IMAGES, np.uint8, shapes[_IMAGES])
@@ -128,8 +122,7 @@ def open_or_build(
         return Pixels(images, maps, stems, image_hashes, map_hashes)
 
     def build(path: Path) -> None:
-        image = _Look((size, size), image_channels, crop, resize)
-        work = functools.partial(_decode_pairs, image, _Look((size, size), map_channels, crop, map_resize))
+        work = functools.partial(_decode_pairs, view)
         with open(path / _IMAGES, "wb") as images, open(path / _MAPS, "wb") as maps:
             _header(images, shapes[_IMAGES])
             _header(maps, shapes[_MAPS])
@@ -143,24 +136,20 @@ def open_or_build(
 
 def truth(
     pairs: Sequence[PairFile],
-    size: int | None,
-    map_channels: int,
+    view: View,
     folder: Path | None = None,
     workers: int | None = None,
     progress: Progress | None = None,
-    *,
-    crop: bool = False,
-    map_resize: Resize = "area",
 ) -> Truth:
     """Open the maps of these pairs, in this order, to score against, building their cache if need be.
 
-    They are `size` x `size` pixels, or, for None, each of its own size with its longer side at most LONGEST. Other
-    arguments and errors are those of `open_or_build`.
+    Arguments and errors are those of `open_or_build`; `view` may leave each at its own size.
     """
     assert pairs, "no pairs"
-    index: dict[str, object] = {"format": FORMAT, "size": size, "longest": LONGEST, "channels": map_channels}
-    index |= {"crop": crop, "resize": map_resize, "halves": [p.map_half for p in pairs]}
-    index |= {"map_hashes": hashes([p.map for p in pairs], workers)}
+    index: dict[str, object] = {"format": FORMAT, "size": view.size, "longest": LONGEST, "crop": view.crop}
+    index |= {"channels": view.map_channels, "resize": view.map_resize}
+    of_files = hashes([p.map for p in pairs], workers)
+    index |= {"map_hashes": [_of_half(h, p.map_half) for h, p in zip(of_files, pairs, strict=True)]}
 
     def load(path: Path) -> Truth | None:
         shapes = _mapped(path / _SHAPES, np.int64, (len(pairs), 3))
@@ -173,8 +162,7 @@ def truth(
         return Truth(flat, np.array(shapes)) if len(flat) == np.prod(shapes, axis=1).sum() else None
 
     def build(path: Path) -> None:
-        square = None if size is None else (size, size)
-        work = functools.partial(_decode_maps, _Look(square, map_channels, crop, map_resize))
+        work = functools.partial(_decode_maps, view)
         title = "decoding maps to score against"
         parts = spread(work, pairs, title=title, workers=workers, progress=progress)
         shapes = []
@@ -265,24 +253,10 @@ def _header(file: BinaryIO, shape: tuple[int, ...]) -> None:
     np.lib.format.write_array_header_1_0(file, header)
 
 
-class _Look(NamedTuple):
-    """How a picture is decoded."""
-
-    size: tuple[int, int] | None
-    """(height, width); None: its own, its longer side at most LONGEST."""
-    channels: int
-    crop: bool
-    resize: Resize
-
-    def at(self, path: Path, half: Half | None) -> Bytes:
-        longest = LONGEST if self.size is None else None
-        return decode(path, self.size, self.channels, longest=longest, half=half, crop=self.crop, resize=self.resize)
+def _decode_pairs(view: View, part: Sequence[PairFile]) -> tuple[Bytes, Bytes]:
+    images = np.stack([view.decode(p.image_part) for p in part])
+    return images, np.stack([view.decode(p.map_part) for p in part])
 
 
-def _decode_pairs(image: _Look, map_: _Look, part: Sequence[PairFile]) -> tuple[Bytes, Bytes]:
-    images = np.stack([image.at(p.image, p.image_half) for p in part])
-    return images, np.stack([map_.at(p.map, p.map_half) for p in part])
-
-
-def _decode_maps(look: _Look, part: Sequence[PairFile]) -> list[Bytes]:
-    return [look.at(p.map, p.map_half) for p in part]
+def _decode_maps(view: View, part: Sequence[PairFile]) -> list[Bytes]:
+    return [view.decode(p.map_part) for p in part]

@@ -21,9 +21,9 @@ from memdist.data import examine as examine_
 from memdist.data import groups as groups_
 from memdist.data import header, sources
 from memdist.data import pairs as pairs_
-from memdist.data.examine import Facts, View
+from memdist.data.examine import Facts
 from memdist.data.findings import Finding, Kind
-from memdist.data.pairs import PairFile, Part, Role
+from memdist.data.pairs import PairFile, Part, Role, View
 from memdist.data.split import NAMES
 from memdist.data.survey import odd
 from memdist.data.workers import Progress, spread
@@ -133,8 +133,7 @@ def examine(
     files: Sequence[Part], side: int, data: config.Data, workers: int | None = None, progress: Progress | None = None
 ) -> dict[Part, Facts]:
     """Examine files in processes; thumbnails are `side` x `side`, read as `data` says; else as in `workers.spread`."""
-    view = View(side, data.image_channels, data.map_channels, data.crop, data.resize, data.map_resize)
-    work = functools.partial(examine_.examine, view)
+    work = functools.partial(examine_.examine, View.of(data, side))
     once = list(dict.fromkeys(files))  # several pairs may share a map
     parts = spread(work, once, title="examining files", chunk=32, workers=workers, progress=progress)
     return dict(zip(once, (fact for part in parts for fact in part), strict=True))

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from memdist.data import damage, duplicates, header, pairs
 from memdist.data.findings import Finding, Kind
-from memdist.data.pairs import Part, Role
+from memdist.data.pairs import Part, Role, View
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Image_
@@ -26,18 +26,6 @@ STEP = 2
 COLOURED = 12
 """Steps of 255 by which the channels of a pixel must differ to be a colour: chroma noise of JPEGs is less."""
 _SIGNATURES = (b"\x89PNG", b"\xff\xd8\xff", b"RIFF", b"BM", b"II*\0", b"MM\0*", b"GIF8")
-
-
-class View(NamedTuple):
-    """How files are read, as the settings of `data` say."""
-
-    side: int
-    """Height and width of thumbnails."""
-    image_channels: int
-    map_channels: int
-    crop: bool = False
-    resize: pairs.Resize = "area"
-    map_resize: pairs.Resize = "area"
 
 
 class Statistics(NamedTuple):
@@ -142,7 +130,9 @@ def _pixels(part: Part, file: Image_, view: View) -> tuple[list[Finding], Looks 
     from PIL import ImageOps
 
     found = []
-    (path, half, role), side = part, view.side
+    path, half, role = part
+    side = view.size
+    assert side is not None
     if role == "image" and half is None and not view.crop:
         # A JPEG is decoded at a half, quarter or eighth where that is enough; all of its bytes are read.
         least = 2 * max(side, duplicates.SIDE)
@@ -160,12 +150,12 @@ def _pixels(part: Part, file: Image_, view: View) -> tuple[list[Finding], Looks 
             found.append(Finding(Kind.ALPHA, path, f"{(shown < 255).mean():.1%} of its pixels"))
     upright = file if header.orientation(file) == 1 else ImageOps.exif_transpose(file)
     picture = pairs.plain(cast("ImageFile", file), upright)
-    channels = view.image_channels if role == "image" else view.map_channels
+    channels = view.channels(role)
     if half is not None and picture.width % 2:
         return found, None
     if half is not None or view.crop:
         picture = picture.crop(cast(Any, pairs.region(path, picture.width, picture.height, half, view.crop)))
-    looks = _looks(picture, role, side, channels, view.resize if role == "image" else view.map_resize)
+    looks = _looks(picture, role, side, channels, view.filter(role))
     return found + [Finding(kind, path, detail) for kind, detail in _content(picture, role, channels, looks)], looks
 
 

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from PIL.ImageFile import ImageFile
 
+    from memdist.config import Data
+
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 """Endings by which pictures are known, in any case."""
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")
@@ -28,6 +30,9 @@ Half = Literal["left", "right"]
 Resize = Literal["area", "lanczos"]
 Box = tuple[float, float, float, float]
 """Left, top, right, bottom in pixels."""
+
+LONGEST = 256
+"""Longer side in pixels to which pictures are made smaller that are read at their own size."""
 
 _ORIENTATION = 0x0112
 """EXIF tag; 5 to 8 lie on their side."""
@@ -64,6 +69,48 @@ class PairFile(NamedTuple):
     def map_part(self) -> Part:
         """Where the map is."""
         return self.map, self.map_half, "map"
+
+
+class View(NamedTuple):
+    """How the pictures and maps of a run are read."""
+
+    size: int | None
+    """Height and width in pixels to which they are brought, whatever their aspect; None: their own, the longer side at most
+    LONGEST."""
+    image_channels: int = 3
+    map_channels: int = 3
+    crop: bool = False
+    resize: Resize = "area"
+    """Of pictures."""
+    map_resize: Resize = "area"
+
+    @classmethod
+    def of(cls, data: Data, size: int | None) -> View:
+        """As the settings say, at `size`."""
+        return cls(size, data.image_channels, data.map_channels, data.crop, data.resize, data.map_resize)
+
+    def channels(self, role: Role) -> int:
+        """Channels of a picture or of a map."""
+        return self.image_channels if role == "image" else self.map_channels
+
+    def filter(self, role: Role) -> Resize:
+        """How a picture or a map is resized."""
+        return self.resize if role == "image" else self.map_resize
+
+    def decode(self, part: Part) -> npt.NDArray[np.uint8]:
+        """Decode a picture or a map: uint8 [channels, height, width]; errors are those of the function `decode`."""
+        path, half, role = part
+        square = None if self.size is None else (self.size, self.size)
+        longest = LONGEST if self.size is None else None
+        return decode(
+            path,
+            square,
+            self.channels(role),
+            longest=longest,
+            half=half,
+            crop=self.crop,
+            resize=self.filter(role),
+        )
 
 
 def decode(

@@ -39,6 +39,23 @@ def linear_beta(steps: int, start: float = 1e-6, end: float = 1e-2) -> Tensor:
     return torch.cumprod(1 - beta, dim=0)
 
 
+def quad_beta(steps: int, start: float = 1e-6, end: float = 1e-2) -> Tensor:
+    """Table [steps] of variances in (0, 1) whose square roots grow linearly (the public Palette's quad)."""
+    beta = torch.linspace(start**0.5, end**0.5, steps, dtype=torch.float64) ** 2
+    return torch.cumprod(1 - beta, dim=0)
+
+
+def cosine_beta(steps: int, offset: float = 8e-3, largest: float = 0.999) -> Tensor:
+    """Table [steps] of cos^2((t + offset) / (1 + offset) * pi/2), no variance above `largest`.
+
+    Nichol and Dhariwal 2021 (arXiv 2102.09672, section 3.2) in the public Palette's form.
+    """
+    time = torch.arange(steps + 1, dtype=torch.float64) / steps + offset
+    curve = (time / (1 + offset) * (math.pi / 2)).cos() ** 2
+    beta = (1 - curve[1:] / curve[:-1]).clamp_max(largest)
+    return torch.cumprod(1 - beta, dim=0)
+
+
 def times(steps: int) -> Tensor:
     """Times 1/steps, 2/steps, ..., 1, float64 [steps]: the functions of time below make a table of them."""
     return torch.arange(1, steps + 1, dtype=torch.float64) / steps

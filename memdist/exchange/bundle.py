@@ -20,7 +20,7 @@ from torch import Tensor
 
 from memdist import config, rundir
 from memdist.errors import CheckpointError, MemdistError
-from memdist.exchange.read import standing
+from memdist.foreign import standing
 from memdist.train import restore
 
 MODEL = "model.safetensors"

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from memdist import config, draws, models, rundir
+from memdist import config, draws, foreign, models, rundir
 from memdist.data import pairs
 from memdist.errors import CheckpointError, ConfigError, printable
 from memdist.exchange import bundle, palette, pix2pix, read
@@ -76,9 +76,9 @@ def import_(kind: str, source: Path, out: Path, overrides: Sequence[str] = ()) -
 
 def _palette(path: Path, overrides: Sequence[str]) -> Source:
     """X_Network.pth, and X_Network_ema.pth beside it."""
-    if read.standing(path) == "folder":
+    if foreign.standing(path) == "folder":
         raise CheckpointError(f"{path} is a folder: give the file that ends in _Network.pth")
-    weights, tables = _of(path, lambda: palette.clean(read.tensors(path)))
+    weights, tables = _of(path, lambda: palette.clean(foreign.tensors(path)))
     size = _size(overrides, palette.default_size(weights))
     found = _of(path, lambda: palette.convert(weights, size))
     assumed = found.assumed | {"optim.denoiser.lr": 5e-5}
@@ -95,7 +95,7 @@ def _palette(path: Path, overrides: Sequence[str]) -> Source:
             source.table = tables["gammas"]
     beside = path.with_name(f"{path.stem}_ema{path.suffix}")
     if beside.is_file():
-        average, _ = _of(beside, lambda: palette.clean(read.tensors(beside)))
+        average, _ = _of(beside, lambda: palette.clean(foreign.tensors(beside)))
         second = _of(beside, lambda: palette.convert(average, size))
         if second.derived != found.derived:
             raise CheckpointError(f"{beside} is of another network than {path}: keep the two of one training together")
@@ -109,11 +109,11 @@ def _palette(path: Path, overrides: Sequence[str]) -> Source:
 
 def _pix2pix(path: Path, overrides: Sequence[str]) -> Source:
     """A folder with latest_net_G.pth, or X_net_G.pth; the discriminator beside it where there is one."""
-    if read.standing(path) == "folder":
+    if foreign.standing(path) == "folder":
         folder, path = path, path / "latest_net_G.pth"
         if not path.is_file():
             raise CheckpointError(f"{folder} has no latest_net_G.pth: give the generator's file")
-    generator, discriminator = _of(path, lambda: pix2pix.split(read.tensors(path)))
+    generator, discriminator = _of(path, lambda: pix2pix.split(foreign.tensors(path)))
     found = _of(path, lambda: pix2pix.convert_generator(generator))
     assumed = {"data.size": pix2pix.default_size(generator), **found.assumed, **pix2pix.ASSUMED}
     for net in ("generator", "discriminator"):
@@ -121,7 +121,7 @@ def _pix2pix(path: Path, overrides: Sequence[str]) -> Source:
     source = Source([path], dict(found.derived), assumed, {"generator": found.weights}, {})
     beside = path.with_name(path.name.replace("_net_G", "_net_D"))
     if not discriminator and beside != path and beside.is_file():
-        discriminator = _of(beside, lambda: read.stripped(read.tensors(beside), pix2pix.PREFIXES))
+        discriminator = _of(beside, lambda: read.stripped(foreign.tensors(beside), pix2pix.PREFIXES))
         source.files.append(beside)
     if discriminator:
         channels = (found.derived["data.image_channels"], found.derived["data.map_channels"])

@@ -16,7 +16,7 @@ from memdist.exchange import read
 from memdist.nets.patchgan import PatchGAN
 from memdist.nets.unet import UNet
 
-PREFIXES = ("module.", "netG.", "netD.", "generator.", "discriminator.")
+PREFIXES = ("module.", "_orig_mod.", "netG.", "netD.", "generator.", "discriminator.")
 ASSUMED = {"model.loss": "vanilla", "model.l1_weight": 100.0, "model.adversarial_weight": 1.0}
 """Of `--model pix2pix`: gan_mode vanilla, lambda_L1 100."""
 
@@ -148,8 +148,13 @@ def _without_statistics(state: Mapping[str, Tensor], norm: str) -> dict[str, Ten
 
 
 def _in_units(widths: list[int]) -> tuple[int, list[int]]:
-    """Base width and multipliers."""
-    return widths[0], read.multiples(widths, widths[0])
+    """Base width and multipliers; a CheckpointError when levels are no multiples of the first."""
+    base = widths[0]
+    if any(width % base for width in widths):
+        raise CheckpointError(
+            f"has levels of {', '.join(map(str, widths))} channels, which are no multiples of its base of {base}"
+        )
+    return base, [width // base for width in widths]
 
 
 def _refuse_others(state: Mapping[str, Tensor]) -> None:

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from memdist import draws
-from memdist.config import Count, Dropout, Positive, Settings, Widths
+from memdist.config import Count, Dropout, Positive, Settings
 from memdist.diffusion import sampling as samplers
 from memdist.diffusion import schedule
 from memdist.diffusion.schedule import Prediction
@@ -19,36 +19,38 @@ from memdist.models.unet import check_stride
 from memdist.nets.palette_unet import GuidedUNet
 from memdist.nets.sr3_unet import SR3UNet
 
-_ENDS = {"linear_beta": (1e-6, 1e-2), "cosine": (0.0, 1.0), "sigmoid": (-3.0, 3.0)}
-"""Where `start` and `end` of a schedule stand unless they are set."""
+_ENDS = {"linear_beta": (1e-6, 1e-2), "quad_beta": (1e-6, 1e-2), "cosine": (0.0, 1.0), "sigmoid": (-3.0, 3.0)}
+"""Where `start` and `end` of a schedule stand unless they are set; others have none."""
+_LIMITS = {"linear_beta": (0, 1), "quad_beta": (0, 1), "cosine": (0, 1), "sigmoid": (-100, 100)}
+"""Between which values they lie; variances (beta) do not reach them."""
 
 
 class NoiseSchedule(Settings):
     """Noise levels that are trained: gamma falls from clean (1) to noise (0)."""
 
-    name: Literal["linear_beta", "linear", "cosine", "sigmoid"] = "linear_beta"
-    """linear_beta: variances from start to end (DDPM, Palette); linear, cosine, sigmoid: gamma(t) of Chen 2023 (arXiv
-    2301.10972)."""
+    name: Literal["linear_beta", "quad_beta", "cosine_beta", "linear", "cosine", "sigmoid"] = "linear_beta"
+    """linear_beta: variances from start to end (DDPM, Palette); quad_beta: their square roots; cosine_beta: that of Nichol and
+    Dhariwal 2021; linear, cosine, sigmoid: gamma(t) of Chen 2023 (arXiv 2301.10972)."""
     steps: Annotated[int, Field(ge=2, le=10**6)] = 2000
     """Trained noise steps, >= 2."""
     start: float | None = None
-    """linear_beta: first variance (1e-6); cosine: 0; sigmoid: -3; linear has none."""
+    """linear_beta, quad_beta: first variance (1e-6); cosine: 0; sigmoid: -3; others have none."""
     end: float | None = None
-    """linear_beta: last variance (0.01); cosine: 1; sigmoid: 3; linear has none."""
+    """linear_beta, quad_beta: last variance (0.01); cosine: 1; sigmoid: 3; others have none."""
     temperature: Positive = 1.0
     """cosine and sigmoid: tau of Chen 2023, > 0."""
 
     @model_validator(mode="after")
     def _fits(self) -> NoiseSchedule:
-        if self.name == "linear" and (self.start is not None or self.end is not None):
-            raise ValueError("without start and end: the linear schedule has none")
-        if self.name in ("linear", "linear_beta") and self.temperature != 1.0:
+        if self.name not in _ENDS and (self.start is not None or self.end is not None):
+            raise ValueError(f"without start and end: the {self.name} schedule has none")
+        if self.name not in ("cosine", "sigmoid") and self.temperature != 1.0:
             raise ValueError(f"without temperature, which belongs to cosine and sigmoid and not to {self.name}")
-        if self.name != "linear":
+        if self.name in _ENDS:
             start, end = self.ends
-            low, high = {"linear_beta": (0, 1), "cosine": (0, 1), "sigmoid": (-100, 100)}[self.name]
-            inside = low <= start < end <= high and not (self.name == "linear_beta" and (start <= 0 or end >= 1))
-            if not inside:
+            low, high = _LIMITS[self.name]
+            inside = low <= start < end <= high
+            if not inside or (self.name.endswith("_beta") and (start == low or end == high)):
                 raise ValueError(f"start < end between {low} and {high} for {self.name}, not {start} and {end}")
         table = self.table()
         if not (
@@ -67,8 +69,11 @@ class NoiseSchedule(Settings):
 
     def table(self) -> Tensor:
         """Trained levels, cleanest first: float64 [steps], decreasing."""
-        if self.name == "linear_beta":
-            return schedule.linear_beta(self.steps, *self.ends)
+        if self.name == "cosine_beta":
+            return schedule.cosine_beta(self.steps)
+        if self.name.endswith("_beta"):
+            variances = schedule.linear_beta if self.name == "linear_beta" else schedule.quad_beta
+            return variances(self.steps, *self.ends)
         times = schedule.times(self.steps)
         if self.name == "linear":
             return schedule.linear(times)
@@ -88,9 +93,12 @@ class Palette(Model):
         net: Literal["guided", "sr3"] = "guided"
         """guided: the guided-diffusion U-Net (Palette's); sr3: that of SR3."""
         channels: Count = 64
-        """Channels of the first level."""
-        multipliers: Widths = (1, 2, 4, 8)
-        """Channels of each level in units of the first; each but the last halves the picture."""
+        """Channels that multipliers count in."""
+        multipliers: Annotated[
+            tuple[Annotated[int, Field(ge=1, le=1024)] | Annotated[float, Field(gt=0, le=1024)], ...],
+            Field(min_length=1, max_length=16),
+        ] = (1, 2, 4, 8)
+        """Channels of each level in units of `channels`, cut to whole ones; each level but the last halves the picture."""
         blocks: Count = 2
         """Residual blocks a level."""
         attention: tuple[Count, ...] = (16,)
@@ -99,6 +107,10 @@ class Palette(Model):
         """guided only: channels of an attention head."""
         heads: Count | None = None
         """guided only: heads of each attention, however wide it is; null: as many as head_channels makes."""
+        scale_shift: bool = True
+        """guided only: the noise level scales and shifts normalised features; false: it is added before the normalisation."""
+        resample: Literal["block", "conv", "pool"] = "block"
+        """guided only: pictures are halved and doubled by residual blocks, by convolutions, or by mean and repetition alone."""
         norm_groups: Count = 32
         """sr3 only: groups of its normalisation, a divisor of channels."""
         dropout: Dropout = 0.0
@@ -139,7 +151,8 @@ class Palette(Model):
         }
         if c.net == "sr3":
             return SR3UNet(channels, task.map_channels, norm_groups=c.norm_groups, **common)
-        return GuidedUNet(channels, task.map_channels, head_channels=c.head_channels, heads=c.heads, **common)
+        common |= {"head_channels": c.head_channels, "heads": c.heads}
+        return GuidedUNet(channels, task.map_channels, scale_shift=c.scale_shift, resample=c.resample, **common)
 
     def stage(self) -> Stage:
         """One network, one update."""

@@ -83,6 +83,20 @@ def waves(level: Tensor, count: int) -> tuple[Tensor, Tensor]:
     return angles.cos(), angles.sin()
 
 
+def widths(channels: int, multipliers: Sequence[float]) -> list[int]:
+    """Return the channels of each level, `channels` times its multiplier, cut to a whole number.
+
+    Raises ConfigError for a level without channels.
+    """
+    found = [int(channels * multiplier) for multiplier in multipliers]
+    if min(found) < 1:
+        raise ConfigError(
+            f"multipliers are {', '.join(map(str, multipliers))} with {channels} base channels, which leaves a level without "
+            f"channels: choose multipliers of at least {1 / channels:g}."
+        )
+    return found
+
+
 def resolutions(image_size: int, levels: int, attention: Sequence[int]) -> list[int]:
     """Return the side lengths in pixels at which a U-Net of so many levels works, largest first.
 

@@ -9,16 +9,16 @@ from torch import Tensor, nn
 
 from memdist.errors import ConfigError
 from memdist.nets.attention import SelfAttention
-from memdist.nets.blocks import normalisation, resolutions, waves, zeroed
+from memdist.nets.blocks import normalisation, resolutions, waves, widths, zeroed
 
 
 class ResidualBlock(nn.Module):
     """[N, in_channels, H, W] and the embedded noise level [N, embedding] to [N, out_channels, H', W'].
 
-    The level scales and shifts the features after the second normalisation. With `resample` the block halves
-    (mean of 2x2) or doubles (nearest) the picture on both its branches (Dhariwal & Nichol 2021, arXiv
-    2105.05233, section 3). The second convolution starts at zero, so that the block starts as its skip
-    connection.
+    The level scales and shifts the features after the second normalisation or, without `scale_shift`, is added
+    to them before it. With `resample` the block halves (mean of 2x2) or doubles (nearest) the picture on both
+    its branches (Dhariwal & Nichol 2021, arXiv 2105.05233, section 3). The second convolution starts at zero, so
+    that the block starts as its skip connection.
     """
 
     def __init__(
@@ -28,13 +28,15 @@ class ResidualBlock(nn.Module):
         embedding: int,
         *,
         dropout: float = 0.0,
+        scale_shift: bool = True,
         resample: Literal["none", "up", "down"] = "none",
     ) -> None:
         super().__init__()
         self.resample = resample
+        self.scale_shift = scale_shift
         self.norm_in = normalisation("group", in_channels)
         self.conv_in = nn.Conv2d(in_channels, out_channels, 3, padding=1)
-        self.modulation = nn.Linear(embedding, 2 * out_channels)
+        self.modulation = nn.Linear(embedding, (1 + scale_shift) * out_channels)
         self.norm_out = normalisation("group", out_channels)
         self.dropout = nn.Dropout(dropout)
         self.conv_out = zeroed(nn.Conv2d(out_channels, out_channels, 3, padding=1))
@@ -48,8 +50,12 @@ class ResidualBlock(nn.Module):
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         """Apply the block to x [N, C, H, W], given the embedded level [N, E]."""
         h = self.conv_in(self._resampled(F.silu(self.norm_in(x))))
-        scale, shift = self.modulation(F.silu(embedding))[:, :, None, None].chunk(2, dim=1)
-        h = self.norm_out(h) * (1 + scale) + shift
+        level = self.modulation(F.silu(embedding))[:, :, None, None]
+        if self.scale_shift:
+            scale, shift = level.chunk(2, dim=1)
+            h = self.norm_out(h) * (1 + scale) + shift
+        else:
+            h = self.norm_out(h + level)
         return self.skip(self._resampled(x)) + self.conv_out(self.dropout(F.silu(h)))
 
 
@@ -70,12 +76,14 @@ class GuidedUNet(nn.Module):
     Saharia et al. 2021, arXiv 2111.05826): the same function of the same weights as the public Janspiry
     implementation.
 
-    `channels` is the base width and `multipliers` the widths of the levels in units of it, from the full
-    picture down; each level has `blocks` residual blocks on the way down and one more on the way up.
+    `channels` is the base width and `multipliers` the widths of the levels in units of it, which need not be
+    whole, from the full picture down; each level has `blocks` residual blocks on the way down and one more on the way up.
     `attention` lists the side lengths IN PIXELS, for pictures of `image_size`, of the levels that attend (the
     public code takes down-sampling rates here: its 2 at 32 pixels is 16); the middle of the network always
     does. A head has `head_channels` channels; with `heads` each attention has that many heads instead, however
-    wide it is.
+    wide it is. Between levels the picture is halved and doubled by residual blocks, by strided and by upsampled
+    3x3 convolutions, or by mean and repetition alone (`resample` block, conv or pool: the public
+    resblock_updown, conv_resample and neither); `scale_shift` is the blocks' own (use_scale_shift_norm).
 
     The second convolution of every block, the projection of every attention and the output layer start at
     zero and nothing initialises them again (the public code does, with kaiming weights), so that an untrained
@@ -91,16 +99,18 @@ class GuidedUNet(nn.Module):
         *,
         image_size: int,
         channels: int = 64,
-        multipliers: Sequence[int] = (1, 2, 4, 8),
+        multipliers: Sequence[float] = (1, 2, 4, 8),
         blocks: int = 2,
         attention: Sequence[int] = (16,),
         head_channels: int = 32,
         heads: int | None = None,
         dropout: float = 0.0,
+        scale_shift: bool = True,
+        resample: Literal["block", "conv", "pool"] = "block",
     ) -> None:
         super().__init__()
         sizes = resolutions(image_size, len(multipliers), attention)
-        levels = list(enumerate(zip(multipliers, sizes, strict=True)))
+        levels = list(enumerate(zip(widths(channels, multipliers), sizes, strict=True)))
         self.stride = 2 ** (len(multipliers) - 1)
         self.channels = channels
         embedding = 4 * channels
@@ -123,40 +133,48 @@ class GuidedUNet(nn.Module):
                 )
             return SelfAttention(width, heads=width // head_channels)
 
-        width = channels * multipliers[0]
+        def block(before: int, after: int, way: Literal["none", "up", "down"] = "none") -> ResidualBlock:
+            return ResidualBlock(before, after, embedding, dropout=dropout, scale_shift=scale_shift, resample=way)
+
+        def halved(width: int) -> nn.Module:
+            if resample == "block":
+                return block(width, width, "down")
+            return nn.AvgPool2d(2) if resample == "pool" else nn.Conv2d(width, width, 3, stride=2, padding=1)
+
+        def doubled(width: int) -> nn.Module:
+            if resample == "block":
+                return block(width, width, "up")
+            larger = nn.Upsample(scale_factor=2, mode="nearest")
+            return larger if resample == "pool" else nn.Sequential(larger, nn.Conv2d(width, width, 3, padding=1))
+
+        width = levels[0][1][0]
         self.stem = nn.Conv2d(in_channels, width, 3, padding=1)
         skips = [width]
 
         self.encoder = nn.ModuleList()
-        for index, (multiplier, size) in levels:
+        for index, (wide, size) in levels:
             for _ in range(blocks):
-                chain = Chain([ResidualBlock(width, channels * multiplier, embedding, dropout=dropout)])
-                width = channels * multiplier
+                chain = Chain([block(width, wide)])
+                width = wide
                 if size in attention:
                     chain.append(attend(width))
                 self.encoder.append(chain)
                 skips.append(width)
             if index < len(multipliers) - 1:
-                self.encoder.append(Chain([ResidualBlock(width, width, embedding, dropout=dropout, resample="down")]))
+                self.encoder.append(Chain([halved(width)]))
                 skips.append(width)
 
-        self.middle = Chain(
-            [
-                ResidualBlock(width, width, embedding, dropout=dropout),
-                attend(width),
-                ResidualBlock(width, width, embedding, dropout=dropout),
-            ]
-        )
+        self.middle = Chain([block(width, width), attend(width), block(width, width)])
 
         self.decoder = nn.ModuleList()
-        for index, (multiplier, size) in reversed(levels):
-            for block in range(blocks + 1):
-                chain = Chain([ResidualBlock(width + skips.pop(), channels * multiplier, embedding, dropout=dropout)])
-                width = channels * multiplier
+        for index, (wide, size) in reversed(levels):
+            for number in range(blocks + 1):
+                chain = Chain([block(width + skips.pop(), wide)])
+                width = wide
                 if size in attention:
                     chain.append(attend(width))
-                if index > 0 and block == blocks:
-                    chain.append(ResidualBlock(width, width, embedding, dropout=dropout, resample="up"))
+                if index > 0 and number == blocks:
+                    chain.append(doubled(width))
                 self.decoder.append(chain)
 
         self.norm = normalisation("group", width)

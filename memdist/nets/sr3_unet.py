@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from memdist.errors import ConfigError
 from memdist.nets.attention import SelfAttention
-from memdist.nets.blocks import resolutions, waves, zeroed
+from memdist.nets.blocks import resolutions, waves, widths, zeroed
 
 
 class SR3Block(nn.Module):
@@ -70,7 +70,7 @@ class SR3UNet(nn.Module):
         *,
         image_size: int,
         channels: int = 64,
-        multipliers: Sequence[int] = (1, 2, 4, 8, 8),
+        multipliers: Sequence[float] = (1, 2, 4, 8, 8),
         blocks: int = 2,
         attention: Sequence[int] = (8,),
         norm_groups: int = 32,
@@ -83,7 +83,7 @@ class SR3UNet(nn.Module):
                 f"choose a divisor of {channels}."
             )
         sizes = resolutions(image_size, len(multipliers), attention)
-        levels = list(enumerate(zip(multipliers, sizes, strict=True)))
+        levels = list(enumerate(zip(widths(channels, multipliers), sizes, strict=True)))
         self.stride = 2 ** (len(multipliers) - 1)
         self.channels = channels
         self.embed = nn.Sequential(
@@ -99,10 +99,10 @@ class SR3UNet(nn.Module):
 
         # Blocks and the convolutions between levels stand in one list; each gives a skip connection.
         self.encoder = nn.ModuleList()
-        for index, (multiplier, size) in levels:
+        for index, (wide, size) in levels:
             for _ in range(blocks):
-                self.encoder.append(block(width, channels * multiplier, size in attention))
-                width = channels * multiplier
+                self.encoder.append(block(width, wide, size in attention))
+                width = wide
                 skips.append(width)
             if index < len(multipliers) - 1:
                 self.encoder.append(nn.Conv2d(width, width, 3, stride=2, padding=1))
@@ -111,10 +111,10 @@ class SR3UNet(nn.Module):
         self.middle = nn.ModuleList([block(width, width, True), block(width, width, False)])
 
         self.decoder = nn.ModuleList()
-        for index, (multiplier, size) in reversed(levels):
+        for index, (wide, size) in reversed(levels):
             for _ in range(blocks + 1):
-                self.decoder.append(block(width + skips.pop(), channels * multiplier, size in attention))
-                width = channels * multiplier
+                self.decoder.append(block(width + skips.pop(), wide, size in attention))
+                width = wide
             if index > 0:
                 self.decoder.append(
                     nn.Sequential(nn.Upsample(scale_factor=2, mode="nearest"), nn.Conv2d(width, width, 3, padding=1))

@@ -50,11 +50,10 @@ def predict(
             f"the map of {over[0]} would be written over a picture in --out {out}: name another folder"
         )
     rundir.make_folder(out)
-    square = (run.data.size, run.data.size)
-    channels, crop, resize = run.data.image_channels, run.data.crop, run.data.resize
+    view = pairs.View.of(run.data, run.data.size)
     for start in range(0, len(files), run.eval.batch):
         part = files[start : start + run.eval.batch]
-        images = np.stack([pairs.decode(path, square, channels, crop=crop, resize=resize) for path in part])
+        images = np.stack([view.decode((path, None, "image")) for path in part])
         seeds = [loader.picture_seed(run.seed, pairs.content_hash(path)) for path in part]
         with torch.no_grad():
             image = loader.floats(torch.from_numpy(images).to(device))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from memdist.config import Run
 from memdist.data import cache as cache_
 from memdist.data import sources, split
-from memdist.data.pairs import PairFile
+from memdist.data.pairs import PairFile, View
 from memdist.distributed.strategy import Strategy
 from memdist.train.score import Rows
 
@@ -44,19 +44,8 @@ def load(
     opened: list[cache_.Pixels] = []
 
     def decode() -> None:
-        opened.append(
-            cache_.open_or_build(
-                pairs,
-                run.data.size,
-                run.data.map_channels,
-                run.data.cache,
-                run.workers,
-                image_channels=run.data.image_channels,
-                crop=run.data.crop,
-                resize=run.data.resize,
-                map_resize=run.data.map_resize,
-            )
-        )
+        view = View.of(run.data, run.data.size)
+        opened.append(cache_.open_or_build(pairs, view, run.data.cache, run.workers))
 
     if strategy is not None:
         strategy.first(lambda: notes.extend(look(pairs)))

@@ -13,6 +13,7 @@ from memdist.data import sources as sources_
 from memdist.data import split as split_
 from memdist.distributed import strategy as strategy_
 from memdist.model import Model, Pair, Scratch, Stage
+from memdist.train import restore
 from memdist.train.start import build, micro_batch
 
 
@@ -25,6 +26,8 @@ def describe(run: Any) -> Any:
     model = build(run)
     with torch.device("meta"):
         stage = model.stage()
+    if run.init.from_ is not None:
+        restore.start_from(run.init.from_, stage.nets, {})
     lines = [config.dump(run)]
     for name, net in stage.nets.items():
         lines.append(f"{name}: {sum(p.numel() for p in net.parameters()):,} parameters")

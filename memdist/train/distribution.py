@@ -22,11 +22,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from memdist import draws
+from memdist import draws, foreign
 from memdist.data import loader
 from memdist.data.pairs import content_hash
 from memdist.distributed.strategy import Strategy
-from memdist.errors import ConfigError
+from memdist.errors import CheckpointError, ConfigError
 from memdist.nets.inception import LAYER, Inception
 from memdist.train import score, validate
 
@@ -88,15 +88,9 @@ def load(path: Path | None, device: torch.device) -> Extractor | None:
         )
     sha256 = content_hash(path)
     try:
-        if path.suffix.lower() == ".safetensors":
-            from safetensors.torch import load_file
-
-            state = load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # as many as there are ways not to be such a file
-        why = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
-        raise ConfigError(f"eval.fid_weights = {path} cannot be read as weights ({why}): give {_WELL_KNOWN}") from error
+        state = foreign.tensors(path)
+    except CheckpointError as error:
+        raise ConfigError(f"eval.fid_weights: {error}; Inception's weights are {_WELL_KNOWN}") from error
     with torch.device("meta"):
         net = Inception()
     _fits(path, state, net.state_dict())
@@ -107,10 +101,8 @@ def load(path: Path | None, device: torch.device) -> Extractor | None:
     return Extractor(net, net.num_features, f"{LAYER} ({net.num_features})", sha256)
 
 
-def _fits(path: Path, state: Any, wanted: Mapping[str, Tensor]) -> None:
+def _fits(path: Path, state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
     """Raise ConfigError unless the file holds Inception's tensors and no others."""
-    if not isinstance(state, Mapping) or not all(isinstance(t, Tensor) for t in state.values()):
-        raise ConfigError(f"eval.fid_weights = {path} holds no table of weights: give {_WELL_KNOWN}")
     missing = [name for name in wanted if name not in state and not _counts(name)]
     odd = [str(name) for name in state if name not in wanted]
     other = [n for n, t in wanted.items() if n in state and state[n].shape != t.shape]

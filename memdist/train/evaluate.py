@@ -19,6 +19,7 @@ from memdist import config, locks, metrics, models, rundir, saliency
 from memdist.data import cache as cache_
 from memdist.data import fixations, loader, sources
 from memdist.data import split as split_
+from memdist.data.pairs import View
 from memdist.distributed import strategy as strategy_
 from memdist.errors import CheckpointError, ConfigError
 from memdist.model import Pair, Sampling
@@ -102,17 +103,7 @@ def _score_split(
 
     def decode() -> None:
         files = [place[pixels.stems[row]] for row in rows]
-        opened.append(
-            cache_.truth(
-                files,
-                run.eval.size,
-                run.data.map_channels,
-                run.data.cache,
-                run.workers,
-                crop=run.data.crop,
-                map_resize=run.data.map_resize,
-            )
-        )
+        opened.append(cache_.truth(files, View.of(run.data, run.eval.size), run.data.cache, run.workers))
 
     strategy.first(decode)
     if not opened:

@@ -20,6 +20,8 @@ import memdist
 
 _PACKAGES = ("torch", "numpy", "accelerate", "deepspeed", "pillow", "safetensors", "pydantic")
 _LONGEST_DIFF = 200_000
+_BARE = re.compile(r"\b(?:(hf_|gh[opsur]_|AKIA)[A-Za-z0-9]{16,}|(github_pat_|glpat-|sk-|xox[abp]-)[\w-]{16,})")
+"""Tokens that say by how they begin what they are: Hugging Face, GitHub, GitLab, OpenAI, Slack, AWS."""
 _SECRET = "key|token|secret|passw|passwd|pwd|auth|credential|bearer"
 
 
@@ -60,6 +62,7 @@ def _version(name: str) -> str | None:
 
 def _without_secrets(word: str) -> str:
     """Blank what looks like the value of a secret: a command line, or a changed script, may carry one by mistake."""
+    word = _BARE.sub(r"\1\2***", word)
     word = re.sub(r"(://[^/\s:@]*:)[^/\s@]+@", r"\1***@", word)
     return re.sub(rf"(?i)((?:{_SECRET})[\w-]*[\"']?\s*[=:]\s*).+", r"\1***", word)
 

@@ -147,10 +147,14 @@ def model_of(run: Any) -> Model:
     return models.load(run.model.name)(run.model, task)
 
 
+def parent(folder: Path) -> tuple[Any, int]:
+    """Settings of a run to start from, and the step of its best checkpoint; a CheckpointError where it has none."""
+    return settings(folder), chosen_step(folder, "best")
+
+
 def start_from(folder: Path, nets: Mapping[str, nn.Module], averages: Mapping[str, nn.Module]) -> None:
     """Copy the best weights of another run into new networks, averaged ones where it has them, and into their averages."""
-    former = settings(folder)
-    step = chosen_step(folder, "best")
+    former, step = parent(folder)
     checkpoint.read_state(folder, step)
     predicting = set(nets) & set(model_of(former).averaged()) if former.ema.decay is not None else set()
     checkpoint.load_weights(folder, step, {n: net for n, net in nets.items() if n not in predicting}, averages=False)

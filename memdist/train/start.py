@@ -130,6 +130,8 @@ def open_session(
     `hold` is called by the main process once all is checked and before anything is written.
     """
     former = restore.former_run(run, out, extend)
+    if former is None and run.init.from_ is not None:
+        restore.parent(run.init.from_)  # before pictures are decoded
     checked = check_.cheap if former is None else lambda _: []
     data = dataset.load(run, strategy, lambda stems: micro_batch(run, strategy.world, len(stems["train"])), checked)
     if former is None:

@@ -284,6 +284,11 @@ CASES: dict[str, tuple[str, str]] = {
     "fp16 on a CPU": (TRAIN + " precision=fp16", "precision = 'fp16' needs a GPU"),
     "weights of another network": (TRAIN + " init.from={other}", "is from another network"),
     "weights of nothing": (TRAIN + " init.from={tmp}/nowhere", "{tmp}/nowhere is no run folder"),
+    "weights of another network, only described": (TRAIN + " init.from={other} --dry-run", "is from another network"),
+    "weights of nothing, only described": (
+        TRAIN + " init.from={tmp}/nowhere --dry-run",
+        "{tmp}/nowhere is no run folder",
+    ),
     "a binary configuration": ("train <binary.yaml> --out {out}", "is not a text file"),
     "an empty configuration": ("train <empty.yaml> --out {out}", "holds no settings"),
     "a list as configuration": ("train <list.yaml> --out {out}", "holds no settings"),
@@ -336,7 +341,7 @@ CASES: dict[str, tuple[str, str]] = {
         "eval.fid_weights = {tmp}/nowhere.pth does not exist",
     ),
     "weights of FID that are not there, in training": (TRAIN + " eval.fid_weights={tmp}/nowhere.pth", "does not exist"),
-    "weights of FID that are words": ("evaluate {run} eval.fid_weights=<words.pth>", "cannot be read as weights"),
+    "weights of FID that are words": ("evaluate {run} eval.fid_weights=<words.pth>", "is no checkpoint of PyTorch"),
     "weights of another network for FID": ("evaluate {run} eval.fid_weights=<other.pth>", "it lacks 'Conv2d_1a_3x3"),
     "importing nothing": ("import palette {tmp}/nowhere.pth --out {out}", "{tmp}/nowhere.pth does not exist"),
     "importing with a wrong word": (

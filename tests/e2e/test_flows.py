@@ -233,6 +233,11 @@ def test_provenance_keeps_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
     assert provenance._without_secrets("https://me:abc@host/x") == "https://me:***@host/x"
     for word in ("optim.unet.lr=1e-3", "data.images=/a/b", "https://host/x:y"):
         assert provenance._without_secrets(word) == word
+    # Tokens without a name beside them are known by how they begin.
+    for start, rest in (("hf_", "aB3" * 11), ("ghp_", "aB3" * 12), ("sk-", "proj-aB3_" * 4), ("AKIA", "ABC2" * 4)):
+        assert provenance._words([start + rest, f"+login({start}{rest})"]) == [f"{start}***", f"+login({start}***)"]
+    for word in ("hf_pictures/train_faces_small", "data.images=/mask-of-many-pictures-and-maps"):
+        assert provenance._without_secrets(word) == word
     assert provenance._words(["train", "--wandb-api-key", "abc", "seed=1"]) == [
         "train",
         "--wandb-api-key",

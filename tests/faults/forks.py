@@ -6,6 +6,7 @@ before it forks, and has one thread.
 
 import contextlib
 import json
+import math
 import os
 import random
 import shutil
@@ -13,7 +14,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,12 @@ from tensorboard.compat.proto import event_pb2, summary_pb2
 from tensorboard.summary.writer import record_writer
 
 from memdist import cli, models
+from memdist.model import Pair
 from memdist.models import palette, pix2pix, unet
 from memdist.predict import pictures
 from memdist.train import evaluate, loop
+from memdist.train import step as step_
+from memdist.train.start import Session
 
 assert all(
     (
@@ -77,15 +81,31 @@ def ended(child: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
+def lose(at: int) -> None:
+    """Lose a weight of the network that predicts after step `at`, while the rates are more than a third of what they were."""
+    taken = step_.take_step
+
+    def take_step(session: Session, micros: Sequence[Pair], sums: step_.Sums) -> None:
+        taken(session, micros, sums)
+        if session.step == at and session.rate > 1 / 3:
+            with torch.no_grad():
+                next(session.stage.nets[session.model.averaged()[0]].parameters())[0] = math.nan
+
+    step_.take_step = take_step
+
+
 def kills(request: dict[str, Any]) -> dict[str, Any]:
     """Train one run folder to its end, killing it `kills` times at instants drawn from `seed`; gives what happened.
 
-    They come up to `reach` times as long after a start as an undisturbed run takes.
+    They come up to `reach` times as long after a start as an undisturbed run takes. With `lost` a weight is lost after that
+    step, until the run has gone back twice.
     """
     raw, out = request["raw"], Path(request["out"])
     chance = random.Random(request["seed"])
 
     def train() -> int:
+        if "lost" in request:
+            lose(request["lost"])
         return loop.train(models.resolve(raw), out)
 
     began = time.monotonic()

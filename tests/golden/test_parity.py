@@ -113,8 +113,14 @@ def test_palette(name: str) -> None:
         for level in range(len(unet["channel_mults"]))
         if (2**level if guided else size // 2**level) in unet["attn_res"]
     ]
-    layout = (unet["in_channel"], outside, unet["inner_channel"], unet["channel_mults"], unet["res_blocks"], levels)
-    ours = palette.denoiser(guided, *layout).state_dict()
+    layout = palette.Layout(
+        guided, unet["in_channel"], outside, unet["inner_channel"], unet["channel_mults"], unet["res_blocks"], levels
+    )
+    if guided:
+        layout = layout._replace(scale_shift=unet.get("use_scale_shift_norm", True))
+        if not unet.get("resblock_updown", True):
+            layout = layout._replace(resample="conv" if unet.get("conv_resample", True) else "pool")
+    ours = palette.denoiser(layout).state_dict()
     names = {key: palette.foreign_name(guided, key) for key in ours}
     # Theirs are convolutions along one axis.
     flat = {names[k]: tuple(v.shape)[:3] if guided and ("qkv.weight" in k or "project.weight" in k) else tuple(v.shape)
@@ -125,6 +131,8 @@ def test_palette(name: str) -> None:
     table = palette.noise_schedule({"gammas": given["gammas"]})
     assert {k: table[f"model.schedule.{k}"] for k in said["schedule"]} == said["schedule"]
     assert found.derived["model.multipliers"] == unet["channel_mults"]
+    told = (found.derived.get("model.scale_shift", True), found.derived.get("model.resample", "block"))
+    assert told == (layout.scale_shift, layout.resample)
     heads = {"model.norm_groups": unet.get("norm_groups")}
     if guided:
         channels = unet.get("num_head_channels", -1)

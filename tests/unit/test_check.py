@@ -17,7 +17,7 @@ from memdist import cli, config
 from memdist.data import cache, check, header, leaks, pairs, sources, split
 from memdist.data import examine as examine_
 from memdist.data.findings import Finding, Kind, Level
-from memdist.data.pairs import PairFile
+from memdist.data.pairs import PairFile, View
 from memdist.data.split import Row
 from memdist.errors import DataError, MemdistError, printable
 from memdist.train import loop, survey
@@ -130,7 +130,7 @@ def test_small_pictures_are_those_of_the_cache_and_scores_follow_from_them(tmp_p
     report = survey.survey(run)
     assert report.clean, report.findings
     found = sources.find(run.data).pairs
-    opened = cache.open_or_build(found, 16, 3, tmp_path / "cache", 1, lambda *_: None)
+    opened = cache.open_or_build(found, View(16), tmp_path / "cache", 1, lambda *_: None)
     for row, pair in enumerate(found):
         np.testing.assert_array_equal(looks(report, pair.image).thumbnail, opened.images[row])
         np.testing.assert_array_equal(looks(report, pair.map).thumbnail, opened.maps[row])
@@ -182,7 +182,7 @@ def test_files_that_may_not_be_read(tmp_path, monkeypatch):
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(Path, "read_bytes", refused)  # root may read anything
-    assert examine_.examine(examine_.View(8, 3, 1), [(path, None, "image")])[0].findings == [
+    assert examine_.examine(View(8, 3, 1), [(path, None, "image")])[0].findings == [
         Finding(Kind.UNREADABLE, path, "permission denied")
     ]
 
@@ -191,7 +191,7 @@ def test_a_file_too_large_to_be_read_is_not_read(tmp_path):
     path = tmp_path / "sparse.png"
     with open(path, "wb") as file:
         file.truncate(header.LARGEST + 1)
-    facts = examine_.examine(examine_.View(8, 3, 1), [(path, None, "image")])[0]
+    facts = examine_.examine(View(8, 3, 1), [(path, None, "image")])[0]
     assert [f.kind for f in facts.findings] == [Kind.BOMB] and facts.sha256 == ""
 
 
@@ -205,7 +205,7 @@ def test_files_that_are_bent_at_random_raise_nothing(format_, tmp_path):
         for place in rng.integers(0, len(data), 4):
             data[place] = int(rng.integers(256))
         path.write_bytes(data)
-        for facts in examine_.examine(examine_.View(8, 3, 1), [(path, None, "image"), (path, None, "map")]):
+        for facts in examine_.examine(View(8, 3, 1), [(path, None, "image"), (path, None, "map")]):
             assert facts.looks is not None or facts.findings
 
 
@@ -277,7 +277,9 @@ def test_side_by_side_pictures_are_looked_at_half_by_half(tmp_path):
     assert Kind.MAP_IS_PICTURE not in kinds(report) and report.scores["mean"]["l1"] is not None
     facts = report.facts[folder / "p1.png", "right", "image"]
     assert facts.size == (48, 40) and facts.looks is not None and facts.looks.coloured
-    opened = cache.open_or_build([p for p in sources.find(run.data).pairs if p.stem == "p1"], 16, 3, tmp_path / "c", 1)
+    opened = cache.open_or_build(
+        [p for p in sources.find(run.data).pairs if p.stem == "p1"], View(16), tmp_path / "c", 1
+    )
     np.testing.assert_array_equal(facts.looks.thumbnail, opened.images[0])
 
 

@@ -209,10 +209,10 @@ class Bad:
     [
         (lambda p: p / "absent.pth", "does not exist"),
         (lambda p: p, "is a folder"),
-        (lambda p: (p / "w.pth").write_text("words") and p / "w.pth", "cannot be read as weights"),
-        (lambda p: (p / "w.safetensors").write_text("words") and p / "w.safetensors", "cannot be read as weights"),
-        (lambda p: _save(p / "w.pth", {"a": Bad()}), "cannot be read as weights"),
-        (lambda p: _save(p / "w.pth", [torch.zeros(1)]), "holds no table of weights"),
+        (lambda p: (p / "w.pth").write_text("words") and p / "w.pth", "is no checkpoint of PyTorch"),
+        (lambda p: (p / "w.safetensors").write_text("words") and p / "w.safetensors", "is no safetensors file"),
+        (lambda p: _save(p / "w.pth", {"a": Bad()}), "would have to run code"),
+        (lambda p: _save(p / "w.pth", [torch.zeros(1)]), "holds no weights by name"),
         (lambda p: _save(p / "w.pth", {"a": torch.zeros(1)}), "lacks 'Conv2d_1a_3x3.conv.weight'"),
         (lambda p: _save(p / "w.pth", {**_by_formula(Inception()), "AuxLogits": torch.zeros(1)}), "has 'AuxLogits'"),
         (

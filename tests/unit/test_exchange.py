@@ -10,10 +10,11 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from memdist import foreign as foreign_
 from memdist import rundir
 from memdist.diffusion import schedule
 from memdist.errors import CheckpointError, ConfigError, MemdistError
-from memdist.exchange import importing, palette, pix2pix, read
+from memdist.exchange import importing, palette, pix2pix
 from memdist.train import checkpoint, restore
 from tests import foreign
 
@@ -37,7 +38,7 @@ def test_nothing_in_a_file_runs(kind: str, tmp_path: Path) -> None:
     else:
         path.write_bytes(pickle.dumps(content, protocol=2))
     with pytest.raises(CheckpointError, match="would have to run code|is no checkpoint"):
-        read.tensors(path)
+        foreign_.tensors(path)
     assert not mark.exists()
     torch.load(path, weights_only=False) if kind == "torch.save" else pickle.loads(path.read_bytes())
     assert mark.exists(), "the file is not as dangerous as it should be"
@@ -59,13 +60,13 @@ def test_nothing_in_a_file_runs(kind: str, tmp_path: Path) -> None:
 def test_only_plain_tensors_are_taken(content: Any, says: str, tmp_path: Path) -> None:
     torch.save(content, tmp_path / "x.pth")
     with pytest.raises(CheckpointError, match=says):
-        read.tensors(tmp_path / "x.pth")
+        foreign_.tensors(tmp_path / "x.pth")
 
 
 def test_half_precision_and_a_state_dict_within(tmp_path: Path) -> None:
     state = {"a": torch.ones(2).half(), "n": torch.tensor(4, dtype=torch.int32)}
     torch.save({"epoch": 3, "state_dict": state}, tmp_path / "x.pt")
-    found = read.tensors(tmp_path / "x.pt")
+    found = foreign_.tensors(tmp_path / "x.pt")
     assert found["a"].dtype == torch.float32 and found["n"].dtype == torch.int64
 
 
@@ -77,7 +78,7 @@ def test_torn_files_are_named(cut: int, suffix: str, tmp_path: Path) -> None:
     torch.save(state, path) if suffix == ".pth" else save_file(state, path)
     path.write_bytes(path.read_bytes()[:cut])
     with pytest.raises(CheckpointError, match=str(path)):
-        read.tensors(path)
+        foreign_.tensors(path)
 
 
 @pytest.mark.parametrize("prefix", ["", "denoise_fn.", "module.denoise_fn.", "netG.module.denoise_fn."])

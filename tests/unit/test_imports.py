@@ -26,7 +26,7 @@ LINES = [
     ["nets", "diffusion", "augment", "metrics"],
     ["model", "draws"],
     ["locks"],
-    ["rundir", "triage"],
+    ["rundir", "triage", "foreign"],
     ["config", "process"],
     ["errors"],
 ]
