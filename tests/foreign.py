@@ -1,6 +1,7 @@
 """Checkpoints as the public programs save them, made of our own networks' random weights."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,11 +14,11 @@ from memdist.nets.unet import UNet
 
 
 def denoiser(
-    net: str = "guided", seed: int = 0, prefix: str = "denoise_fn.", image: int = 3, channels: int = 8
+    net: str = "guided", seed: int = 0, prefix: str = "denoise_fn.", image: int = 3, channels: int = 8, **more: Any
 ) -> dict[str, Tensor]:
     """State dict of a small U-Net of Palette: 8 channels, levels 1 and 2, the second attends; no layer is zero."""
     torch.manual_seed(seed)
-    shape = {"image_size": 16, "channels": channels, "multipliers": (1, 2), "blocks": 1, "attention": (8,)}
+    shape = {"image_size": 16, "channels": channels, "multipliers": (1, 2), "blocks": 1, "attention": (8,)} | more
     kind: type[GuidedUNet | SR3UNet] = GuidedUNet if net == "guided" else SR3UNet
     made = kind(3 + image, 3, **shape, **({"heads": 1} if net == "guided" else {"norm_groups": 4}))  # type: ignore[arg-type]
     state = {}

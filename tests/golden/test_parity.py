@@ -3,6 +3,10 @@
 `parity/*.safetensors` hold what the public code gave (run by itself, in float32, on a CPU): outputs, losses, posterior means
 and variances, norms of gradients. Their metadata gives the settings. Weights and inputs are a formula of their names and
 shapes, so that only results have to be kept; our side goes from the foreign names through the import.
+
+Cases guided-6 to 8 and pix2pix-8 of two normalised networks come from an implementation of the same networks that was
+written apart from ours and from theirs; it agrees with ten of the other cases to 1.1e-5. Of the latter two the weights were
+chosen (`salt`) so that no ReLU stands so near its kink that a processor's way of rounding decides on gradients.
 """
 
 import hashlib
@@ -187,8 +191,9 @@ def test_pix2pix(name: str) -> None:
     (names, shapes), (names_d, shapes_d) = foreign_generator(widths, said), foreign_discriminator(judges, said)
     assert (fingerprint(shapes), fingerprint(shapes_d)) == (said["names"], said["names_d"])
 
-    found = pix2pix.convert_generator({key: weight(key, shape) for key, shape in shapes.items()})
-    judge = pix2pix.convert_discriminator({k: weight("D" + k, s) for k, s in shapes_d.items()}, 3, outside)
+    salt = said.get("salt", "")
+    found = pix2pix.convert_generator({key: weight(salt + key, shape) for key, shape in shapes.items()})
+    judge = pix2pix.convert_discriminator({k: weight("D" + salt + k, s) for k, s in shapes_d.items()}, 3, outside)
     assert found.derived["model.generator.norm"] == said["norm"]
     assert judge.derived["model.discriminator.norm"] == said["norm_d"]
     more = {"data.size": size, "model.loss": said["loss"], "model.l1_weight": said["l1_weight"]}

@@ -86,7 +86,8 @@ def test_torn_files_are_named(cut: int, suffix: str, tmp_path: Path) -> None:
 def test_palettes_settings_are_seen(net: str, prefix: str) -> None:
     weights, tables = palette.clean(foreign.denoiser(net, prefix=prefix) | foreign.tables())
     found = palette.convert(weights, 128)
-    assert found.derived == {
+    ways = {"model.scale_shift": True, "model.resample": "block"} if net == "guided" else {}
+    assert found.derived == ways | {
         "model.name": "palette",
         "model.net": net,
         "model.channels": 8,
@@ -100,6 +101,26 @@ def test_palettes_settings_are_seen(net: str, prefix: str) -> None:
     assert palette.noise_schedule(tables)["model.schedule.end"] == 0.05
 
 
+@pytest.mark.parametrize("resample", ["block", "conv", "pool"])
+@pytest.mark.parametrize("scale_shift", [True, False])
+@pytest.mark.parametrize(
+    ("multipliers", "seen"),
+    [((1, 1.5, 2), [1, 1.5, 2]), ((0.5, 1.1), [0.5, 1.1]), ((1.99, 1, 1.7), [1.9, 1, 1.7]), ((3,), [3])],
+)
+def test_every_way_of_the_guided_network_is_seen(
+    resample: str, scale_shift: bool, multipliers: tuple[float, ...], seen: list[float]
+) -> None:
+    more: dict[str, Any] = {"scale_shift": scale_shift, "resample": resample, "multipliers": multipliers, "blocks": 2}
+    weights, _ = palette.clean(foreign.denoiser(channels=20, attention=(16,), **more))
+    found = palette.convert(weights, 16)
+    assert found.derived["model.scale_shift"] is scale_shift
+    # One level has nothing to be seen halving by.
+    assert found.derived["model.resample"] == (resample if len(multipliers) > 1 else "block")
+    told = found.derived["model.multipliers"]
+    assert [int(20 * m) for m in told] == [int(20 * m) for m in multipliers] and told == pytest.approx(seen, abs=0.06)
+    assert (found.derived["model.blocks"], found.derived["model.attention"]) == (2, [16])
+
+
 @pytest.mark.parametrize(
     ("steps", "start", "end"),
     [(2000, 1e-6, 1e-2), (1000, 1e-4, 0.09), (1000, 1e-4, 0.02), (100, 8.5e-4, 0.0312), (17, 1.2345e-3, 0.5), (3, 0.1, 0.2)],
@@ -111,10 +132,24 @@ def test_linear_noise_tables_are_recognised(steps: int, start: float, end: float
     assert found["model.schedule.end"] == pytest.approx(end, rel=1e-12)
 
 
+@pytest.mark.parametrize(("steps", "start", "end"), [(2000, 1e-6, 1e-2), (1000, 1e-4, 0.02), (50, 1e-3, 0.5)])
+def test_quadratic_noise_tables_are_recognised(steps: int, start: float, end: float) -> None:
+    found = palette.noise_schedule({"gammas": schedule.quad_beta(steps, start, end).float()})
+    assert (found["model.schedule.name"], found["model.schedule.steps"]) == ("quad_beta", steps)
+    assert found["model.schedule.start"] == pytest.approx(start, rel=1e-12)
+    assert found["model.schedule.end"] == pytest.approx(end, rel=1e-12)
+
+
+@pytest.mark.parametrize("steps", [3, 100, 2000])
+def test_cosine_noise_tables_are_recognised(steps: int) -> None:
+    found = palette.noise_schedule({"gammas": schedule.cosine_beta(steps).float()})
+    assert found == {"model.schedule.name": "cosine_beta", "model.schedule.steps": steps}
+
+
 def other_tables() -> dict[str, Tensor]:
     place = torch.linspace(0, 1, 1000, dtype=torch.float64)
     return {
-        "quad": torch.cumprod(1 - (1e-3 + place * (0.1 - 1e-3)) ** 2, 0),
+        "cubic": torch.cumprod(1 - (1e-3 + place * (0.1 - 1e-3)) ** 3, 0),
         "constant": torch.cumprod(torch.full((100,), 0.99, dtype=torch.float64), 0),
         "warm-up": torch.cumprod(1 - (place * 10).clamp(1e-6, 1) * 1e-2, 0),
         "cosine": schedule.cosine(schedule.times(1000)),
@@ -141,8 +176,8 @@ def test_other_noise_tables_are_asked_for(name: str) -> None:
         (lambda s: s.pop("cond_embed.0.weight"), "neither of Palette's U-Nets"),
         (lambda s: s.update({"cond_embed.0.weight": torch.tensor(1.0)}), "has no 'cond_embed.0.weight' of the kind"),
         (lambda s: s.update({"out.2.weight": torch.zeros(0)}), "has no 'out.2.weight' of the kind"),
-        (lambda s: s.update({"cond_embed.0.weight": torch.zeros(32, 3)}), "no multiples of its base of 3"),
-        (lambda s: s.update({"input_blocks.2.0.op.weight": torch.zeros(8, 8, 3, 3)}), "resblock_updown=false"),
+        (lambda s: s.update({"cond_embed.0.weight": torch.zeros(32, 3)}), r"shape: cond_embed\.0\.weight \(\[32, 3\] instead"),
+        (lambda s: s.update({"input_blocks.2.0.op.weight": torch.zeros(8, 8, 3, 3)}), "missing: input_blocks.2.0.op.bias"),
         (lambda s: [s.pop(k) for k in list(s) if k.startswith("output_blocks.1.2")], "unknown: input_blocks.3"),
         (lambda s: [s.pop(k) for k in list(s) if k.startswith("output_blocks")], "0 decoder entries"),
         (lambda s: s.update({"out": torch.zeros(1)}), "unknown: out"),

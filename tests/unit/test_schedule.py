@@ -13,6 +13,8 @@ from memdist.errors import ConfigError
 PALETTE = schedule.linear_beta(2000, 1e-6, 1e-2)
 TABLES = {
     "linear_beta": PALETTE,
+    "quad_beta": schedule.quad_beta(2000, 1e-6, 2e-2),
+    "cosine_beta": schedule.cosine_beta(1000),
     "linear": schedule.linear(schedule.times(1000)),
     "cosine": schedule.cosine(schedule.times(1000)),
     "cosine moved": schedule.cosine(schedule.times(1000), start=0.2, end=1.0, temperature=1.5),
@@ -33,6 +35,15 @@ def test_tables_fall_from_clean_to_noise(name):
     assert (table.diff() < 0).all()
     assert table[0] < 1 and table[0] > 0.99
     assert 0 < table[-1] < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("mine", "name"),
+    [(schedule.quad_beta(1000, 1e-4, 2e-2), "scaled_linear"), (schedule.cosine_beta(1000), "squaredcos_cap_v2")],
+)
+def test_other_variances_are_diffusers(mine, name):
+    theirs = DDPMScheduler(num_train_timesteps=1000, beta_start=1e-4, beta_end=2e-2, beta_schedule=name)
+    torch.testing.assert_close(mine.float(), theirs.alphas_cumprod, rtol=2e-5, atol=0)
 
 
 def test_linear_beta_is_diffusers():
