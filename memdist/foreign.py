@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -33,7 +34,7 @@ def tensors(path: Path) -> dict[str, Tensor]:
     strange = [key for key, value in raw.items() if not isinstance(key, str) or not isinstance(value, Tensor)]
     if strange:
         raise CheckpointError(
-            f"{path} holds more than weights, such as {strange[0]!r}: give a file of the network's state dict alone"
+            f"{path} holds more than weights, such as {_named(strange[0])}: give a file of the network's state dict alone"
         )
     return {key: _plain(path, key, value) for key, value in raw.items()}
 
@@ -57,6 +58,8 @@ def _safetensors(path: Path) -> Any:
 
 
 def _pickled(path: Path) -> Any:
+    if (wrong := _archive_fault(path)) is not None:
+        raise CheckpointError(f"{path} is no whole checkpoint of PyTorch: {wrong}; copy it anew")
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -74,6 +77,34 @@ def _pickled(path: Path) -> Any:
         ) from error
 
 
+def _archive_fault(path: Path) -> str | None:
+    """What is wrong with an archive of torch.save, in words: torch itself looks at no checksum when it reads one.
+
+    None for what is whole, and for what is no such archive or cannot be opened as one: torch finds that.
+    """
+    with open(path, "rb") as file:
+        if file.read(4) != b"PK\x03\x04":
+            return None
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+            # Stored is how torch writes; a small file can unpack to any size.
+            packed = [entry.filename for entry in entries if entry.compress_type != zipfile.ZIP_STORED]
+            if packed:
+                return f"its part {_named(packed[0])} is compressed, which torch.save never does"
+            # Checksums can be left out, and are 0 then.
+            torn = archive.testzip() if any(entry.CRC for entry in entries) else None
+    except Exception:  # what is torn fails in as many ways as there are bytes
+        return None
+    return None if torn is None else f"its part {_named(torn)} is not what was written (checksum)"
+
+
+def _named(key: object) -> str:
+    """A name from a file, as a sentence can hold it."""
+    text = repr(key)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
 def _is_checkpoint(path: Path) -> bool:
     """Whether a file begins like one that torch.save wrote: a zip archive, or a pickle of protocol 2 and up."""
     with open(path, "rb") as file:
@@ -83,12 +114,18 @@ def _is_checkpoint(path: Path) -> bool:
 def _plain(path: Path, key: str, value: Tensor) -> Tensor:
     value = value.detach()
     if value.layout != torch.strided or value.is_quantized or value.is_complex() or value.device.type != "cpu":
-        raise CheckpointError(f"{path} holds {key!r} in a form that is no plain tensor: save it dense and unquantised")
+        raise CheckpointError(
+            f"{path} holds {_named(key)} in a form that is no plain tensor: save it dense and unquantised"
+        )
     if value.untyped_storage().nbytes() < value.numel() * value.element_size():
-        raise CheckpointError(f"{path} says that {key!r} is {list(value.shape)}, and holds fewer numbers: copy it anew")
+        raise CheckpointError(
+            f"{path} says that {_named(key)} is {list(value.shape)}, and holds fewer numbers: copy it anew"
+        )
     if not value.is_floating_point():
         return value.long()
     value = value.float()
     if not bool(value.isfinite().all()):
-        raise CheckpointError(f"{path} holds values in {key!r} that are no finite numbers: its training had diverged")
+        raise CheckpointError(
+            f"{path} holds values in {_named(key)} that are no finite numbers: its training had diverged"
+        )
     return value

@@ -131,11 +131,11 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def new_folder(path: Path) -> Iterator[Path]:
+def new_folder(path: Path, *, only_ours: bool = False) -> Iterator[Path]:
     """Fill a folder under a temporary name; it appears at `path` whole, or not at all.
 
     A folder that someone else put there meanwhile stays, and ours goes: callers name folders by their content, or have
-    removed (`remove_folder`) what stood there.
+    removed (`remove_folder`) what stood there. With `only_ours` that is a CheckpointError.
     """
     make_folder(path.parent)
     beside = temporary(path)
@@ -155,6 +155,10 @@ def new_folder(path: Path) -> Iterator[Path]:
             except OSError:
                 if not path.is_dir():
                     raise
+                if only_ours:
+                    raise CheckpointError(
+                        f"{path} has come to be while it was written: nothing there was changed; name another folder"
+                    ) from None
             sync_folder(path.parent)
     finally:
         shutil.rmtree(beside, ignore_errors=True)

@@ -60,10 +60,10 @@ def intensity(maps: NDArray[np.floating]) -> NDArray[np.float64]:
 def nss(values: NDArray[np.float64], fixated: Places) -> float:
     """Normalised scanpath saliency (Peters et al. 2005): mean of (v - mean) / std over the distinct `fixated` pixels.
 
-    The mean and the standard deviation, with P - 1 as Matlab's, are those of the map's P `values`. NaN without fixations
-    and for a flat map.
+    The mean and the standard deviation, with P - 1 as Matlab's, are those of the map's P `values`. NaN without fixations,
+    for a flat map, and for one with values that are no finite numbers.
     """
-    if not len(fixated) or _flat(values):
+    if not len(fixated) or not np.isfinite(values).all() or _flat(values):
         return math.nan
     return float((values[fixated].mean() - values.mean()) / values.std(ddof=1))
 
@@ -72,11 +72,11 @@ def auc_judd(values: NDArray[np.float64], fixated: Places) -> float:
     """Area under the curve of hits over false alarms, with a threshold at each distinct value of the `fixated` pixels.
 
     `fixated` are distinct. With n of P pixels fixated and t a threshold: hits #{fixated >= t} / n, false alarms
-    #{others >= t} / (P - n); (0, 0) and (1, 1) end the curve, straight lines join it. NaN without fixations, and where
-    every pixel is fixated.
+    #{others >= t} / (P - n); (0, 0) and (1, 1) end the curve, straight lines join it. NaN without fixations,
+    where every pixel is fixated, and for a map with values that are no finite numbers.
     """
     n, others = len(fixated), len(values) - len(fixated)
-    if not n or not others:
+    if not n or not others or not np.isfinite(values).all():
         return math.nan
     if _flat(values):
         return 0.5
@@ -90,10 +90,11 @@ def auc_of_draws(values: NDArray[np.float64], fixated: Places, negatives: Places
     """AUC-Borji or shuffled AUC of each draw: distinct `fixated` [n] against `negatives` [k, draws] -> float64 [draws].
 
     The map is stretched to [0, 1]; the thresholds are 0, STEP, 2 STEP ... 1. At each: hits #{fixated >= t} / n, false alarms
-    #{negatives >= t} / k; (0, 0) ends the curve, straight lines join it. All NaN without fixations or negatives.
+    #{negatives >= t} / k; (0, 0) ends the curve, straight lines join it. All NaN without fixations or negatives,
+    and for a map with values that are no finite numbers.
     """
     (k, draws_), n = negatives.shape, len(fixated)
-    if not n or not k:
+    if not n or not k or not np.isfinite(values).all():
         return np.full(draws_, math.nan)
     if _flat(values):
         return np.full(draws_, 0.5)

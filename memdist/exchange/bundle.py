@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from memdist import config, rundir
+from memdist import config, models, rundir
 from memdist.errors import CheckpointError, MemdistError
 from memdist.foreign import standing
 from memdist.train import restore
@@ -78,29 +78,69 @@ def sorted_out(
     run: Any, predicting: Mapping[str, Tensor], training: Mapping[str, Tensor]
 ) -> tuple[dict[str, dict[str, Tensor]], dict[str, dict[str, Tensor]]]:
     """State dicts of networks and of averages; a CheckpointError where they are not those of the settings."""
-    averaged, shapes = expected(run)
+    averaged, states = expected(run)
     kept = run.ema.decay is not None
     nets: dict[str, dict[str, Tensor]] = {}
     averages: dict[str, dict[str, Tensor]] = {}
-    for name, wanted in shapes.items():
+    rest = states.keys() if kept else states.keys() - set(averaged)
+    for stored, names in ((predicting, averaged), (training, rest)):
+        strange = sorted(key for key in stored if key.partition(".")[0] not in names)
+        if strange:
+            raise CheckpointError(
+                f"the exported weights hold {strange[0]!r}, which no network of their {rundir.CONFIG} has; export the run anew"
+            )
+    for name, wanted in states.items():
         if name in averaged and kept:
             averages[name] = _part(predicting, name, wanted)
         nets[name] = _part(predicting if name in averaged and not kept else training, name, wanted)
     return nets, averages
 
 
-def expected(run: Any) -> tuple[tuple[str, ...], dict[str, dict[str, torch.Size]]]:
-    """Networks that predict, and the shape of every tensor of every network."""
+def portable(run: Any) -> Any:
+    """Settings without paths: where data, caches, lists and former runs lay on this machine is nobody's business."""
+    raw = config.plain(run)
+    for dotted, info, _ in config.fields(type(run)):
+        *groups, last = dotted.split(".")
+        value, level = run, raw
+        for name in groups:
+            value, level = _field(value, name), level[name]
+        if isinstance(_field(value, last), Path):
+            level[last] = info.default
+    raw["device"] = "auto"
+    raw["data"] = {**raw["data"], "direction": "AtoB"}
+    raw["log"] = {**raw["log"], "wandb": None}
+    return models.resolve(raw)
+
+
+def _field(settings: Any, name: str) -> Any:
+    """Value of a field by the name that users write."""
+    fields = type(settings).model_fields
+    own = next(own for own, info in fields.items() if (info.alias or own) == name)
+    return getattr(settings, own)
+
+
+def expected(run: Any) -> tuple[tuple[str, ...], dict[str, dict[str, Tensor]]]:
+    """Networks that predict, and the state dict of every network, without storage."""
     model = restore.model_of(run)
-    with torch.random.fork_rng(devices=[]):
+    with torch.device("meta"):
         stage = model.stage()
-    shapes = {name: {k: v.shape for k, v in net.state_dict().items()} for name, net in stage.nets.items()}
-    return model.averaged(), shapes
+    return model.averaged(), {name: dict(net.state_dict()) for name, net in stage.nets.items()}
 
 
-def _part(stored: Mapping[str, Tensor], net: str, wanted: Mapping[str, torch.Size]) -> dict[str, Tensor]:
+def _part(stored: Mapping[str, Tensor], net: str, wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
     given = {key[len(net) + 1 :]: value for key, value in stored.items() if key.startswith(net + ".")}
-    wrong = sorted(k for k in given.keys() | wanted.keys() if k not in given or wanted.get(k) != given[k].shape)
+
+    def alike(key: str) -> bool:
+        one, other = given.get(key), wanted.get(key)
+        return one is not None and other is not None and (one.shape, one.dtype) == (other.shape, other.dtype)
+
+    wrong = sorted(key for key in given.keys() | wanted.keys() if not alike(key))
+    if not wrong:
+        lost = sorted(key for key, value in given.items() if not bool(value.isfinite().all()))
+        if lost:
+            raise CheckpointError(
+                f"the exported weights of {net} hold values in {lost[0]} that are no finite numbers: its training had diverged"
+            )
     if wrong:
         raise CheckpointError(
             f"the exported weights of {net} are not those of its {rundir.CONFIG}: {len(wrong)} tensors differ, for example "

@@ -31,10 +31,10 @@ def export(folder: Path, out: Path, *, choice: str = "best") -> list[str]:
     model = averages if kept else {k: v for k, v in nets.items() if k.startswith(tuple(predicting))}
     training = {k: v for k, v in nets.items() if kept or k not in model}
     bundle.sorted_out(run, model, training)
-    portable = _portable(run)
+    portable = bundle.portable(run)
     text = card(folder, portable, step, choice)
     metadata = {"format": "pt", "model": run.model.name, "step": str(step), "averaged": str(kept).lower()}
-    with rundir.new_folder(out) as temporary:
+    with rundir.new_folder(out, only_ours=True) as temporary:
         save_file(model, temporary / bundle.MODEL, metadata)
         if training:
             save_file(training, temporary / bundle.TRAINING, metadata)
@@ -47,29 +47,6 @@ def export(folder: Path, out: Path, *, choice: str = "best") -> list[str]:
     if state.get("state") not in ("finished", "imported"):
         lines.append(f"its training is not finished: {_stands(state)}")
     return lines
-
-
-def _portable(run: Any) -> Any:
-    """Settings without paths: where data, caches, lists and former runs lay on this machine is nobody's business."""
-    raw = config.plain(run)
-    for dotted, info, _ in config.fields(type(run)):
-        *groups, last = dotted.split(".")
-        value, level = run, raw
-        for name in groups:
-            value, level = _field(value, name), level[name]
-        if isinstance(_field(value, last), Path):
-            level[last] = info.default
-    raw["device"] = "auto"
-    raw["data"] = {**raw["data"], "direction": "AtoB"}
-    raw["log"] = {**raw["log"], "wandb": None}
-    return models.resolve(raw)
-
-
-def _field(settings: Any, name: str) -> Any:
-    """Value of a field by the name that users write."""
-    fields = type(settings).model_fields
-    own = next(own for own, info in fields.items() if (info.alias or own) == name)
-    return getattr(settings, own)
 
 
 def card(folder: Path, run: Any, step: int, choice: str) -> str:

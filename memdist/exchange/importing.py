@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -153,6 +154,28 @@ def _exported(folder: Path, overrides: Sequence[str]) -> tuple[Source, Any]:
         run = models.resolve(raw)
     except ConfigError as error:
         raise CheckpointError(f"{folder / rundir.CONFIG} cannot be used: {error}; export the run anew") from error
+    kept, portable = config.flat(run), config.flat(bundle.portable(run))
+    strange = [name for name, value in kept.items() if value != portable[name]]
+    if strange:
+        raise CheckpointError(
+            f"{folder / rundir.CONFIG} sets {strange[0]} = {kept[strange[0]]!r}, which belongs to a machine, and no export "
+            "holds; export the run anew"
+        )
+    changed = models.resolve(config.override(config.plain(run), overrides))
+    wrong = [name for name, value in config.identity(changed).items() if value != config.identity(run)[name]]
+    if wrong:
+        given, told = _laid(raw, wrong[0], None), source.derived[wrong[0]]
+        raise ConfigError(f"{wrong[0]} = {given!r} cannot be: the weights of {path} say {told!r}; leave it out")
+    run = models.resolve(raw)
+    except ConfigError as error:
+        raise CheckpointError(f"{folder / rundir.CONFIG} cannot be used: {error}; export the run anew") from error
+    kept, portable = config.flat(run), config.flat(bundle.portable(run))
+    strange = [name for name, value in kept.items() if value != portable[name]]
+    if strange:
+        raise CheckpointError(
+            f"{folder / rundir.CONFIG} sets {strange[0]} = {kept[strange[0]]!r}, which belongs to a machine, and no export "
+            "holds; export the run anew"
+        )
     changed = models.resolve(config.override(config.plain(run), overrides))
     wrong = [name for name, value in config.identity(changed).items() if value != config.identity(run)[name]]
     if wrong:
@@ -178,13 +201,16 @@ def _resolve(path: Path, source: Source, overrides: Sequence[str]) -> Any:
         for group in groups:
             level = level.setdefault(group, {})
         level[last] = value
-    run = models.resolve(config.override(raw, overrides))
-    flat = config.flat(run)
-    wrong = [name for name, value in source.derived.items() if flat[name] != value]
+    # `model=NAME` would take the place of all that is known of the model.
+    raw = config.override(raw, [re.sub(r"^model=(?!\{)", "model.name=", text) for text in overrides])
+    # What is no group of settings is told by `resolve`.
+    wrong = [name for name, value in source.derived.items() if _laid(raw, name, value) != value]
     if wrong:
         raise ConfigError(
-            f"{wrong[0]} = {flat[wrong[0]]!r} cannot be: the weights of {path} say {source.derived[wrong[0]]!r}; leave it out"
+            f"{wrong[0]} = {_laid(raw, wrong[0], None)!r} cannot be: the weights of {path} say {source.derived[wrong[0]]!r}; leave it "
+            "out"
         )
+    run = models.resolve(raw)
     start.build(run)
     if source.table is not None:
         named = run.model.schedule.table()
@@ -205,9 +231,19 @@ def _resolve(path: Path, source: Source, overrides: Sequence[str]) -> Any:
     return run
 
 
+def _laid(raw: Mapping[str, Any], dotted: str, otherwise: Any) -> Any:
+    """Value of a dotted name in raw settings; None where there is none, `otherwise` where its group is no group."""
+    *groups, last = dotted.split(".")
+    level: Any = raw
+    for group in groups:
+        level = level.get(group) if isinstance(level, Mapping) else None
+    return level.get(last) if isinstance(level, Mapping) else otherwise
+
+
 def _build(run: Any, source: Source) -> tuple[dict[str, nn.Module], dict[str, nn.Module]]:
     """Networks and averages with the weights; what the source lacks starts as a new run of this seed would."""
     model = restore.model_of(run)
+    restore.affordable(model)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(draws.key("init", run.seed) & (2**63 - 1))
         nets = dict(model.stage().nets)
@@ -234,7 +270,7 @@ def _write(
         "legs": [provenance.leg(torch.device("cpu"), 1, {}) | {"from_step": 0}],
     }
     parameters = {name: sum(p.numel() for p in net.parameters()) for name, net in nets.items()}
-    with rundir.new_folder(out) as folder:
+    with rundir.new_folder(out, only_ours=True) as folder:
         checkpoint.save(folder, 0, nets, averages, {}, state)
         rundir.write_json(folder / rundir.PROVENANCE, told)
         stands = {"state": "imported", "why": f"from {record['kind']}", "step": 0, "steps": 0, "epoch": 0.0}

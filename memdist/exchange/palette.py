@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from memdist.diffusion import schedule
-from memdist.errors import CheckpointError
+from memdist.errors import CheckpointError, ConfigError
 from memdist.exchange import read
 from memdist.nets.palette_unet import GuidedUNet
 from memdist.nets.sr3_unet import SR3UNet
@@ -118,6 +118,11 @@ def convert(state: Mapping[str, Tensor], size: int) -> read.Converted:
         raise CheckpointError(
             "holds neither of Palette's U-Nets: it has neither cond_embed.0.weight (guided) nor noise_level_mlp.1.weight "
             f"(sr3), but {', '.join(sorted(state)[:3])}"
+        )
+    halvings = len(layout.multipliers) - 1
+    if size % 2**halvings:
+        raise ConfigError(
+            f"data.size = {size} cannot be: these weights halve pictures {halvings} times; give a multiple of {2**halvings}"
         )
     net = denoiser(layout)
     shapes = {name: value.shape for name, value in net.state_dict().items()}

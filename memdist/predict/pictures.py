@@ -59,6 +59,13 @@ def predict(
             image = loader.floats(torch.from_numpy(images).to(device))
             with strategy.autocast():
                 maps = found.model.predict(found.nets, image, torch.tensor(seeds, device=device), sampling)
+            lost = (~maps.isfinite()).flatten(1).any(dim=1).nonzero()
+            if len(lost):
+                raise CheckpointError(
+                    f"the map of {part[int(lost[0])]} has values that are no finite numbers: the weights of step {found.step} of "
+                    f"{folder} are not sound{'' if run.precision == 'fp32' else f', or {run.precision} is too narrow for them'}; "
+                    "choose others with --checkpoint"
+                )
             maps = maps.float().clamp(-1, 1)
             for at, path in enumerate(part):
                 map_ = metrics.resize(maps[at : at + 1], sizes[start + at])[0]

@@ -12,6 +12,7 @@ repeated to three channels.
 from __future__ import annotations
 
 import importlib.util
+import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -105,12 +106,16 @@ def _fits(path: Path, state: Mapping[str, Tensor], wanted: Mapping[str, Tensor])
     """Raise ConfigError unless the file holds Inception's tensors and no others."""
     missing = [name for name in wanted if name not in state and not _counts(name)]
     odd = [str(name) for name in state if name not in wanted]
-    other = [n for n, t in wanted.items() if n in state and state[n].shape != t.shape]
-    for names, what in ((missing, "lacks"), (odd, "has"), (other, "has, in another shape,")):
+    other = [n for n, t in wanted.items() if n in state and not _alike(state[n], t)]
+    for names, what in ((missing, "lacks"), (odd, "has"), (other, "has, in another shape or type,")):
         if names:
             raise ConfigError(
                 f"eval.fid_weights = {path} is not Inception's of FID: it {what} {names[0]!r}; give {_WELL_KNOWN}"
             )
+
+
+def _alike(one: Tensor, other: Tensor) -> bool:
+    return one.shape == other.shape and one.is_floating_point() == other.is_floating_point()
 
 
 def _counts(name: str) -> bool:
@@ -150,6 +155,8 @@ class Distance:
             for index, resized, truths in score.by_size(maps[name][: part.valid], rows, self._truth):
                 places = index.cpu()
                 found[name][places] = self._extractor.features(resized).cpu()
+                # As a picture of 8 bits a map that is no number would pass for black.
+                found[name][places[~resized.isfinite().flatten(1).all(1).cpu()]] = math.nan
                 if name == self._names[0]:
                     found[_TRUTH][places] = self._extractor.features(truths).cpu()
         for name, metric in self._fids.items():
@@ -173,9 +180,7 @@ class Distance:
 
     def record(self) -> dict[str, Any]:
         """The figures and what they rest on, as JSON; every rank calls it, and all have the same."""
-        # Rounding may leave a distance of nothing a hair below nothing.
-        fids = {name: {"mean": max(0.0, float(metric.compute())), "std": None} for name, metric in self._fids.items()}
-        figures = fids or self._kids()
+        figures = {name: _figures(metric.compute(), None) for name, metric in self._fids.items()} or self._kids()
         record: dict[str, Any] = {
             "kind": self.kind,
             "n": self._n,
@@ -199,10 +204,19 @@ class Distance:
         for at in range(strategy.rank, len(self._names), strategy.world):
             found[at] = torch.tensor(kid(features[_TRUTH], features[self._names[at]]), dtype=torch.float64)
         whole = self._everywhere([found[None]]).sum(0).tolist()
-        return {name: {"mean": mean, "std": std} for name, (mean, std) in zip(self._names, whole, strict=True)}
+        return {name: _figures(mean, std, least=None) for name, (mean, std) in zip(self._names, whole, strict=True)}
 
     def _everywhere(self, parts: Sequence[Tensor]) -> Tensor:
         return self._strategy.gather(torch.cat(list(parts)).to(self._device)).cpu()
+
+
+def _figures(mean: Any, std: float | None, least: float | None = 0.0) -> dict[str, float | None]:
+    """A figure as JSON; undefined is one that rests on maps that are no numbers."""
+    mean = float(mean)
+    if not math.isfinite(mean):
+        return {"mean": None, "std": None}
+    # Rounding may leave a distance of nothing a hair below nothing.
+    return {"mean": mean if least is None else max(least, mean), "std": std}
 
 
 def kid(real: Tensor, fake: Tensor) -> tuple[float, float]:
@@ -251,10 +265,11 @@ def sentence(record: Mapping[str, Any]) -> str:
     if record["kind"] == "kid":
         how += f", mean ± standard deviation of {record['subsets']} subsets of {record['subset']}"
         how += f"; KID and not FID, which needs {FEWEST:,} pictures"
+        how += " (undefined below 4)" if record["subset"] < 2 else ""
     return f"{kind} to the true maps (lower is better): {told} ({how})"
 
 
 def _figure(figure: Mapping[str, float | None]) -> str:
     if figure["mean"] is None:
-        return "undefined (fewer than 4 pictures)"
+        return "undefined"
     return f"{figure['mean']:.4f}" + (f" ± {figure['std']:.4f}" if figure["std"] is not None else "")

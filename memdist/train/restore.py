@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -129,6 +130,7 @@ def _restored(folder: Path, step: int, ema: bool, device: torch.device) -> Resto
     run = settings(folder)
     checkpoint.read_state(folder, step)
     model = model_of(run)
+    affordable(model)
     # Built on the CPU under a forked generator: nobody's random numbers change.
     with torch.random.fork_rng(devices=[]):
         built = model.stage().nets
@@ -145,6 +147,19 @@ def model_of(run: Any) -> Model:
     # A mean map that belongs to the network comes with its weights; here it only has to have the right shape.
     task = Task(size=data.size, image_channels=data.image_channels, map_channels=shape[0], mean_map=torch.zeros(shape))
     return models.load(run.model.name)(run.model, task)
+
+
+def affordable(model: Model) -> None:
+    """Raise a ConfigError for networks whose weights alone are more than this machine has memory."""
+    with torch.device("meta"):
+        nets = model.stage().nets
+    weights = sum(t.numel() * t.element_size() for net in nets.values() for t in net.state_dict().values())
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if weights > memory:
+        raise ConfigError(
+            f"the networks of {model.config.name} have {weights / 2**30:.0f} GiB of weights, and this machine has "
+            f"{memory / 2**30:.0f} GiB of memory: choose a smaller network (channels, multipliers, blocks)"
+        )
 
 
 def parent(folder: Path) -> tuple[Any, int]:

@@ -166,6 +166,7 @@ def open_session(
 
 def place(run: Any, model: Model, device: torch.device) -> tuple[Stage, Averages]:
     """Build networks and their averages with seeded weights, on the device, in its layout, compiled if asked for."""
+    restore.affordable(model)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(draws.key("init", run.seed) & (2**63 - 1))
         stage = model.stage()

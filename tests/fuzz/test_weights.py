@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
+from memdist import rundir
 from memdist.errors import MemdistError
-from memdist.exchange import exporting, importing
+from memdist.exchange import bundle, exporting, importing
 from memdist.train import loop
 from tests import foreign, tiny
 from tests.fuzz.damage import Change, changes, damaged
@@ -79,13 +80,15 @@ def test_any_tensors_are_imported_or_refused(
 
 
 @few
-@given(data=st.data(), how=changes)
+@given(data=st.data(), how=changes, sealed=st.booleans())
 def test_a_damaged_export_is_imported_or_refused(
-    sources: dict[str, Path], tmp_path: Path, data: st.DataObject, how: list[Change]
+    sources: dict[str, Path], tmp_path: Path, data: st.DataObject, how: list[Change], sealed: bool
 ) -> None:
     folder = tmp_path / "export"
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(sources["memdist"], folder)
     path = data.draw(st.sampled_from(sorted(folder.iterdir())))
     path.write_bytes(damaged(path.read_bytes(), how))
+    if sealed and path.name != bundle.MANIFEST:
+        rundir.write_json(folder / bundle.MANIFEST, bundle.seal(folder))
     _import("memdist", folder, tmp_path / "out")

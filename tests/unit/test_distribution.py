@@ -16,7 +16,7 @@ from memdist.model import Pair
 from memdist.nets import inception
 from memdist.nets.inception import Inception
 from memdist.train import distribution
-from memdist.train.distribution import Distance, Extractor
+from memdist.train.distribution import FEWEST, Distance, Extractor
 from tests.looks import EXTRACTOR, Quarters
 
 GOLDEN = json.loads((Path(__file__).parent.parent / "golden" / "inception.json").read_text())
@@ -217,7 +217,19 @@ class Bad:
         (lambda p: _save(p / "w.pth", {**_by_formula(Inception()), "AuxLogits": torch.zeros(1)}), "has 'AuxLogits'"),
         (
             lambda p: _save(p / "w.pth", {**_by_formula(Inception()), "fc.bias": torch.zeros(1000)}),
-            "in another shape, 'fc.bias'",
+            "in another shape or type, 'fc.bias'",
+        ),
+        (
+            lambda p: _save(p / "w.pth", {n: t.long() for n, t in _by_formula(Inception()).items()}),
+            "in another shape or type, 'Conv2d_1a_3x3.conv.weight'",
+        ),
+        (
+            lambda p: _save(p / "w.pth", {**_by_formula(Inception()), "fc.bias": torch.full((1008,), torch.nan)}),
+            "values in 'fc.bias' that are no finite numbers",
+        ),
+        (
+            lambda p: _save(p / "w.pth", {**_by_formula(Inception()), "fc.bias": torch.zeros(1008).to_sparse()}),
+            "'fc.bias' in a form that is no plain tensor",
         ),
     ],
 )
@@ -232,3 +244,14 @@ def test_without_torchmetrics_it_is_said(monkeypatch: pytest.MonkeyPatch, tmp_pa
     with pytest.raises(ConfigError, match="needs torchmetrics, which is not installed"):
         distribution.check(tmp_path / "w.pth")
     assert distribution.load(None, torch.device("cpu")) is None
+
+
+@pytest.mark.parametrize("n", [60, FEWEST])
+def test_maps_that_are_no_numbers_have_no_distance(n: int) -> None:
+    truth, broken = _maps(n, 0), _maps(n, 1)
+    broken[n // 2, 0, 0, 0] = float("nan")
+    record = _record({"model": broken, "same": truth}, truth, batch=30)
+    assert record["kind"] == ("fid" if n == FEWEST else "kid")
+    assert record["model"] == {"mean": None, "std": None} and record["trivial"]["same"]["mean"] is not None
+    json.dumps(record, allow_nan=False)
+    assert "model undefined" in distribution.sentence(record)

@@ -1,84 +1,19 @@
 """What is read from outside: nothing runs, names and shapes become settings, and what is strange gets one sentence."""
 
-import os
-import pickle
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
-from memdist import foreign as foreign_
 from memdist import rundir
 from memdist.diffusion import schedule
 from memdist.errors import CheckpointError, ConfigError, MemdistError
 from memdist.exchange import importing, palette, pix2pix
 from memdist.train import checkpoint, restore
 from tests import foreign
-
-
-class Evil:
-    """Unpickled by an ordinary loader, it would write a file."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> Any:
-        return os.system, (f"touch {self.path}",)
-
-
-@pytest.mark.parametrize("kind", ["plain pickle", "torch.save"])
-def test_nothing_in_a_file_runs(kind: str, tmp_path: Path) -> None:
-    mark, path = tmp_path / "mark", tmp_path / "evil.pth"
-    content = {"weight": torch.zeros(2), "extra": Evil(mark)}
-    if kind == "torch.save":
-        torch.save(content, path)
-    else:
-        path.write_bytes(pickle.dumps(content, protocol=2))
-    with pytest.raises(CheckpointError, match="would have to run code|is no checkpoint"):
-        foreign_.tensors(path)
-    assert not mark.exists()
-    torch.load(path, weights_only=False) if kind == "torch.save" else pickle.loads(path.read_bytes())
-    assert mark.exists(), "the file is not as dangerous as it should be"
-
-
-@pytest.mark.parametrize(
-    ("content", "says"),
-    [
-        ({}, "holds no weights by name"),
-        ([torch.zeros(1)], "holds no weights by name"),
-        ({"a": torch.zeros(1), "epoch": 3}, "holds more than weights, such as 'epoch'"),
-        ({3: torch.zeros(1)}, "holds more than weights"),
-        ({"a": torch.tensor([1.0, float("nan")])}, "no finite numbers"),
-        ({"a": torch.zeros(1).expand(10**9)}, "holds fewer numbers"),
-        ({"a": torch.eye(3).to_sparse()}, "no plain tensor"),
-        ({"a": torch.zeros(2, dtype=torch.complex64)}, "no plain tensor"),
-    ],
-)
-def test_only_plain_tensors_are_taken(content: Any, says: str, tmp_path: Path) -> None:
-    torch.save(content, tmp_path / "x.pth")
-    with pytest.raises(CheckpointError, match=says):
-        foreign_.tensors(tmp_path / "x.pth")
-
-
-def test_half_precision_and_a_state_dict_within(tmp_path: Path) -> None:
-    state = {"a": torch.ones(2).half(), "n": torch.tensor(4, dtype=torch.int32)}
-    torch.save({"epoch": 3, "state_dict": state}, tmp_path / "x.pt")
-    found = foreign_.tensors(tmp_path / "x.pt")
-    assert found["a"].dtype == torch.float32 and found["n"].dtype == torch.int64
-
-
-@pytest.mark.parametrize("cut", [0, 1, 10, 100, 2000, -1, -30])
-@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
-def test_torn_files_are_named(cut: int, suffix: str, tmp_path: Path) -> None:
-    path = tmp_path / f"x{suffix}"
-    state = {k: v.contiguous() for k, v in foreign.denoiser().items()}
-    torch.save(state, path) if suffix == ".pth" else save_file(state, path)
-    path.write_bytes(path.read_bytes()[:cut])
-    with pytest.raises(CheckpointError, match=str(path)):
-        foreign_.tensors(path)
 
 
 @pytest.mark.parametrize("prefix", ["", "denoise_fn.", "module.denoise_fn.", "netG.module.denoise_fn."])
@@ -331,7 +266,7 @@ def test_a_generator_alone_gets_a_new_discriminator(tmp_path: Path) -> None:
         (["model.channels=16"], ConfigError, "model.channels = 16 cannot be: the weights of .* say 8; leave it out"),
         (["data.map_channels=1"], ConfigError, "data.map_channels = 1 cannot be"),
         (["model.colour=red"], ConfigError, "there is no setting 'model.colour'"),
-        (["data.size=15"], ConfigError, "data.size = 15 does not fit"),
+        (["data.size=15"], ConfigError, "data.size = 15 cannot be: these weights halve pictures 1 times"),
         (["data.size=big"], ConfigError, "data.size = 'big' cannot be"),
         (["data=3"], ConfigError, "data = 3 cannot be"),
         (["model.head_channels=7"], ConfigError, "head_channels is 7"),
@@ -386,3 +321,20 @@ def test_dropout_stands_where_the_public_code_has_it(depth: int) -> None:
     assert dropped == {3: [], 5: [], 6: [1], 8: [1, 2, 3]}[depth]
     paper = UNet(3, 3, widths, dropout=0.5).decoder
     assert [level for level in range(depth - 1) if "Dropout" in str(paper[level])] == [0, 1, 2][: depth - 1]
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ("model.name=pix2pix", "model.name = 'pix2pix' cannot be: the weights of"),
+        ("model=unet", "model.name = 'unet' cannot be: the weights of"),
+        ("model.channels=16", "model.channels = 16 cannot be: the weights of"),
+        ("data.size=1", "data.size = 1 cannot be: these weights halve pictures 1 times; give a multiple of 2"),
+        ("data.size=17", "give a multiple of 2"),
+    ],
+)
+def test_what_contradicts_the_weights_gets_one_sentence(given: str, says: str, tmp_path: Path) -> None:
+    path = foreign.save_palette(tmp_path)
+    with pytest.raises(ConfigError, match=re.escape(says)) as told:
+        importing.import_("palette", path, tmp_path / "run", ["data.size=16", "model.heads=1", given])
+    assert len(str(told.value).splitlines()) == 1 and not (tmp_path / "run").exists()

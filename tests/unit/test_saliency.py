@@ -200,3 +200,11 @@ def test_the_table_says_what_each_metric_is() -> None:
     for name, metric in saliency.METRICS.items():
         assert metric.name == name and metric.better == "higher" and metric.range[0] < metric.range[1]
         assert "undefined" in metric.formula and "size" in metric.channels
+
+
+@pytest.mark.parametrize("odd", [np.nan, np.inf, -np.inf])
+def test_a_map_with_a_value_that_is_no_number_has_no_score(odd: float) -> None:
+    values = np.linspace(0, 1, 100)
+    values[7] = odd
+    picture = saliency.Picture.of(np.array([3, 50]), np.array([10, 20]), 100, 0)
+    assert all(np.isnan(value) for value in saliency.score(values, picture).values())

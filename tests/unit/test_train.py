@@ -342,3 +342,10 @@ def test_maps_are_scored_at_the_size_of_the_truth(pixels: Pixels) -> None:
         truth=lambda row: torch.full((3, *sizes[row]), 0.5 - 0.1 * row),
     )["flat"]["l1"]
     np.testing.assert_allclose(values, [0, 0.1, 0.2], atol=1e-6)
+
+
+def test_networks_that_no_machine_holds_are_refused(tmp_path: Path) -> None:
+    run = tiny.run("unet", tmp_path, **{"model.channels": 1_000_000, "data.map_channels": 1})
+    model = start.build(run)
+    with pytest.raises(ConfigError, match=r"the networks of unet have \d+ GiB of weights, and this machine has \d+ GiB"):
+        start.place(run, model, torch.device("cpu"))
