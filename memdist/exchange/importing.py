@@ -164,21 +164,6 @@ def _exported(folder: Path, overrides: Sequence[str]) -> tuple[Source, Any]:
     changed = models.resolve(config.override(config.plain(run), overrides))
     wrong = [name for name, value in config.identity(changed).items() if value != config.identity(run)[name]]
     if wrong:
-        given, told = _laid(raw, wrong[0], None), source.derived[wrong[0]]
-        raise ConfigError(f"{wrong[0]} = {given!r} cannot be: the weights of {path} say {told!r}; leave it out")
-    run = models.resolve(raw)
-    except ConfigError as error:
-        raise CheckpointError(f"{folder / rundir.CONFIG} cannot be used: {error}; export the run anew") from error
-    kept, portable = config.flat(run), config.flat(bundle.portable(run))
-    strange = [name for name, value in kept.items() if value != portable[name]]
-    if strange:
-        raise CheckpointError(
-            f"{folder / rundir.CONFIG} sets {strange[0]} = {kept[strange[0]]!r}, which belongs to a machine, and no export "
-            "holds; export the run anew"
-        )
-    changed = models.resolve(config.override(config.plain(run), overrides))
-    wrong = [name for name, value in config.identity(changed).items() if value != config.identity(run)[name]]
-    if wrong:
         raise ConfigError(
             f"{wrong[0]} says what {folder} is and cannot be changed when it is imported; runtime settings can"
         )
@@ -206,10 +191,8 @@ def _resolve(path: Path, source: Source, overrides: Sequence[str]) -> Any:
     # What is no group of settings is told by `resolve`.
     wrong = [name for name, value in source.derived.items() if _laid(raw, name, value) != value]
     if wrong:
-        raise ConfigError(
-            f"{wrong[0]} = {_laid(raw, wrong[0], None)!r} cannot be: the weights of {path} say {source.derived[wrong[0]]!r}; leave it "
-            "out"
-        )
+        given, told = _laid(raw, wrong[0], None), source.derived[wrong[0]]
+        raise ConfigError(f"{wrong[0]} = {given!r} cannot be: the weights of {path} say {told!r}; leave it out")
     run = models.resolve(raw)
     start.build(run)
     if source.table is not None:

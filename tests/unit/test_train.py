@@ -16,9 +16,10 @@ from memdist.distributed import strategy as strategy_
 from memdist.distributed.single import Single
 from memdist.errors import CheckpointError, ConfigError
 from memdist.model import Loss, Pair, Stage, Update
-from memdist.train import checkpoint, optim, score, select, trivial
+from memdist.train import checkpoint, optim, score, select, start, trivial
 from memdist.train.ema import Averages
 from memdist.train.select import Selection
+from tests import tiny
 
 # Learning rates
 
@@ -347,5 +348,7 @@ def test_maps_are_scored_at_the_size_of_the_truth(pixels: Pixels) -> None:
 def test_networks_that_no_machine_holds_are_refused(tmp_path: Path) -> None:
     run = tiny.run("unet", tmp_path, **{"model.channels": 1_000_000, "data.map_channels": 1})
     model = start.build(run)
-    with pytest.raises(ConfigError, match=r"the networks of unet have \d+ GiB of weights, and this machine has \d+ GiB"):
+    with pytest.raises(
+        ConfigError, match=r"the networks of unet have \d+ GiB of weights, and this machine has \d+ GiB"
+    ):
         start.place(run, model, torch.device("cpu"))
