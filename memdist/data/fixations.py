@@ -8,7 +8,6 @@ that it declares is believed before it has been compared with what is there.
 from __future__ import annotations
 
 import array
-import csv
 import io
 import math
 import zipfile
@@ -21,6 +20,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from memdist.data import sheet
 from memdist.data.pairs import PairFile, content_hash, shown
 from memdist.data.workers import cores
 from memdist.errors import DataError
@@ -69,7 +69,7 @@ def check(path: Path | None) -> None:
     if path is None:
         return
     if not path.is_file():
-        what = "is a folder" if path.is_dir() else "does not exist"
+        what = "is a folder" if path.is_dir() else "is not a file" if path.exists() else "does not exist"
         raise DataError(f"data.fixations = {path} {what}: give {_FORMS}")
     if path.suffix.lower() not in (".npz", ".csv"):
         raise DataError(f"data.fixations = {path} ends in neither .npz nor .csv: give {_FORMS}")
@@ -176,34 +176,16 @@ def _of_npy(path: Path, stem: str, data: bytes) -> Numbers:
 
 def _of_csv(path: Path) -> Iterator[tuple[str, Numbers]]:
     """Lines of a CSV by stem."""
-    try:
-        if path.stat().st_size > LARGEST:
+    found: dict[str, array.array[float]] = {}
+    for line in sheet.walk(path, "data.fixations", ("stem", "x", "y")):
+        if isinstance(line, sheet.Fault):
+            raise DataError(line.sentence)
+        stem, x, y = line.values["stem"], line.values["x"], line.values["y"]
+        try:
+            found.setdefault(stem, array.array("d")).extend((float(x), float(y)))
+        except ValueError as error:
             raise DataError(
-                f"data.fixations = {path} has {path.stat().st_size} bytes: give a file of at most {LARGEST}"
-            )
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            lines = csv.reader(file, strict=True)
-            head = [name.strip() for name in next(lines, [])]
-            missing = [name for name in ("stem", "x", "y") if head.count(name) != 1]
-            if missing:
-                raise DataError(
-                    f"data.fixations = {path} has no column {' and '.join(missing)} (its first line: {','.join(head)[:80]!r}): "
-                    "give a .csv with the columns stem, x and y"
-                )
-            stem, x, y = (head.index(name) for name in ("stem", "x", "y"))
-            found: dict[str, array.array[float]] = {}
-            for line in lines:
-                if not line:
-                    continue
-                try:
-                    place = float(line[x]), float(line[y])
-                    found.setdefault(line[stem], array.array("d")).extend(place)
-                except (IndexError, ValueError) as error:
-                    raise DataError(
-                        f"data.fixations = {path}: line {lines.line_num} is no stem, x and y "
-                        f"({','.join(line)[:80]!r}); mend it or leave it out"
-                    ) from error
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        why = (error.strerror or str(error)).lower() if isinstance(error, OSError) else str(error)
-        raise DataError(f"data.fixations = {path} cannot be read as a .csv ({why}): give {_FORMS}") from error
+                f"line {line.number} of data.fixations = {path} is no stem, x and y ({f'{stem},{x},{y}'[:80]!r}); mend it or "
+                "leave it out"
+            ) from error
     yield from ((stem, np.array(places).reshape(-1, 2)) for stem, places in found.items())

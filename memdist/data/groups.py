@@ -60,7 +60,7 @@ def _listed(known: set[str], data: config.Data) -> tuple[dict[str, str], list[st
     said = f"data.groups = {data.groups}"
     table = sheet.read(data.groups, "data.groups", ("stem", "group"))
     if table.faults:
-        raise DataError(table.faults[0][1])
+        raise DataError(table.faults[0].sentence)
     first: dict[str, int] = {}
     found: dict[str, str] = {}
     for number, values in table.lines:
@@ -77,5 +77,6 @@ def _listed(known: set[str], data: config.Data) -> tuple[dict[str, str], list[st
             "these data"
         )
     if unknown:
-        return found, [f"{len(unknown)} stems of {said} are no pairs, such as {unknown[0][:80]!r}, and are passed over"]
+        no_pairs = "1 stem" if len(unknown) == 1 else f"{len(unknown)} stems"
+        return found, [f"no pair has {no_pairs} of {said}, such as {unknown[0][:80]!r}: passed over"]
     return found, []

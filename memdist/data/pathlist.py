@@ -28,7 +28,7 @@ def survey(path: Path) -> Survey:
     """Read a CSV file of paths; a DataError where none of its lines can be told."""
     table = sheet.read(path, "data.csv", ("image", "map"), ("split", "group"))
     where = f"of data.csv = {path}"
-    problems = [Problem(path, "line", sentence, number) for number, sentence in table.faults]
+    problems = [Problem(path, "line", fault.sentence, fault.number) for fault in table.faults]
     rows: list[_Row] = []
     seen: dict[str, int] = {}
     splits = any(line.values.get("split") for line in table.lines)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,28 +23,43 @@ class Line(NamedTuple):
     """By column; columns that nobody asked for are left out."""
 
 
+class Fault(NamedTuple):
+    """A line that cannot be read."""
+
+    number: int
+    sentence: str
+    """Why not."""
+
+
 class Sheet(NamedTuple):
     """What a file holds."""
 
-    columns: frozenset[str]
-    """Of those asked for, the ones that it has."""
     lines: list[Line]
     """Empty ones are passed over."""
-    faults: list[tuple[int, str]]
-    """Number of a line that cannot be read, and the sentence that says why."""
+    faults: list[Fault]
 
 
 def read(path: Path, name: str, required: Sequence[str], optional: Sequence[str] = ()) -> Sheet:
     """Read a UTF-8 CSV file (with or without a byte order mark) whose first line names its columns.
 
     `name` is the setting that gave the file, for messages. Raises DataError where the whole file cannot be used: not there,
-    no UTF-8 text, too large, or without a column that is required; what is wrong with a line stands in `Sheet.faults`.
+    no UTF-8 text, too large, without a column that is required, or with one that is called nearly as one that is asked for;
+    what is wrong with a line stands in `Sheet.faults`.
     """
-    said = f"{name} = {path}"
-    text = _text(path, said)
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     lines: list[Line] = []
-    faults: list[tuple[int, str]] = []
+    faults: list[Fault] = []
+    for line in walk(path, name, required, optional):
+        if isinstance(line, Line):
+            lines.append(line)
+        else:
+            faults.append(line)
+    return Sheet(lines, faults)
+
+
+def walk(path: Path, name: str, required: Sequence[str], optional: Sequence[str] = ()) -> Iterator[Line | Fault]:
+    """Lines and faults of a file one by one, for what would be too many at once; else as `read`."""
+    said = f"{name} = {path}"
+    reader = csv.reader(io.StringIO(text(path, said), newline=""), strict=True)
     places: dict[str, int] = {}
     width = 0
     while True:
@@ -57,7 +72,7 @@ def read(path: Path, name: str, required: Sequence[str], optional: Sequence[str]
             if not places:
                 raise DataError(f"line {number} of {said} is no CSV: {error}; mend it") from error
             # What follows a quote that is never closed cannot be told into lines.
-            faults.append((number, f"line {number} of {said} is no CSV: {error}; mend it"))
+            yield Fault(number, f"line {number} of {said} is no CSV: {error}; mend it")
             break
         if not fields:
             continue
@@ -66,34 +81,32 @@ def read(path: Path, name: str, required: Sequence[str], optional: Sequence[str]
         elif len(fields) != width:
             count = f"{len(fields)} field{'s' * (len(fields) != 1)}"
             why = f"line {number} of {said} has {count} where the header has {width}: quote fields that hold a comma"
-            faults.append((number, why))
+            yield Fault(number, why)
         else:
-            lines.append(Line(number, {column: fields[at] for column, at in places.items()}))
+            yield Line(number, {column: fields[at] for column, at in places.items()})
     if not places:
         raise DataError(f"{said} is empty: its first line should name the columns {','.join(required)}")
-    return Sheet(frozenset(places), lines, faults)
 
 
-def _text(path: Path, said: str) -> str:
+def text(path: Path, said: str, what: str = "a CSV file") -> str:
+    """Text of a regular file within bounds; a DataError that begins with `said` and asks for `what` says why there is none."""
     try:
-        if not path.is_file():
-            raise DataError(f"{said} {'is not a file' if path.exists() else 'does not exist'}: give a CSV file")
+        if not path.is_file():  # to open a pipe would wait for ever, and a device may have no end
+            raise DataError(f"{said} {'is not a file' if path.exists() else 'does not exist'}: give {what}")
         with open(path, "rb") as file:
             raw = file.read(LARGEST + 1)
     except OSError as error:
         why = (error.strerror or str(error)).lower()
-        raise DataError(f"{said} cannot be read: {why}; give a CSV file that you may read") from error
+        raise DataError(f"{said} cannot be read: {why}; give {what} that you may read") from error
     if len(raw) > LARGEST:
-        raise DataError(f"{said} is larger than {LARGEST // 2**20} MiB: give a CSV file of paths")
+        raise DataError(f"{said} is larger than {LARGEST // 2**20} MiB: give {what}")
     at = raw.find(b"\0")
     if at >= 0:
-        raise DataError(f"line {_line(raw, at)} of {said} holds a NUL character: give a CSV file in UTF-8")
+        raise DataError(f"line {_line(raw, at)} of {said} holds a NUL character: give {what} in UTF-8")
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise DataError(
-            f"line {_line(raw, error.start)} of {said} is not UTF-8 text: save it as CSV in UTF-8"
-        ) from error
+        raise DataError(f"line {_line(raw, error.start)} of {said} is not UTF-8 text: give {what} in UTF-8") from error
 
 
 def _line(raw: bytes, at: int) -> int:
@@ -103,12 +116,19 @@ def _line(raw: bytes, at: int) -> int:
 def _header(fields: Sequence[str], said: str, required: Sequence[str], optional: Sequence[str]) -> dict[str, int]:
     """Place of each column that is asked for."""
     found = [field.strip() for field in fields]
+    for column in (*required, *optional):
+        for given in found:
+            if given != column and "".join(given.split()).casefold() == column:
+                raise DataError(
+                    f"{said} has a column {given!r}, which would be passed over: call it {column}, or something else if "
+                    "it is another thing"
+                )
     missing = [column for column in required if column not in found]
     if missing:
-        given = ", ".join(repr(field[:40]) for field in found[:10])
+        names = ", ".join(repr(field[:40]) for field in found[:10])
         raise DataError(
             f"{said} has no column {' and no column '.join(missing)}: its first line should hold {','.join(required)} "
-            f"with commas between them, and holds {given}"
+            f"with commas between them, and holds {names}"
         )
     wanted = [column for column in (*required, *optional) if column in found]
     twice = [column for column in wanted if found.count(column) > 1]

@@ -12,7 +12,9 @@ from typing import NamedTuple
 
 from memdist import config, draws, rundir
 from memdist.data import groups as groups_
+from memdist.data import sheet
 from memdist.data.pairs import PairFile
+from memdist.data.survey import beside
 from memdist.errors import DataError
 
 NAMES = ("train", "val", "test")
@@ -45,13 +47,22 @@ def deal(pairs: Sequence[PairFile], data: config.Data) -> Dealt:
     made = make([pair.stem for pair in pairs], data, splits, together)
     if together:
         count = len(set(together.values()))
-        notes.append(f"{len(together)} pairs are in {count} group{'' if count == 1 else 's'}, which no split parts")
+        notes.append(f"{len(together)} pairs are in {counted(count, 'group')}, which no split parts")
     for name in ("val", "test"):
         if splits and name not in splits.values() and made[name] and not isinstance(getattr(data, name), Path):
             fraction = f"data.{name}={_said(getattr(data, name))}"
-            notes.append(
-                f"the data name no {name} split: {len(made[name])} pairs are cut from their train ({fraction})"
-            )
+            cut = f"{len(made[name])} {'pair is' if len(made[name]) == 1 else 'pairs are'} cut"
+            notes.append(f"the data name no {name} split: {cut} from their train ({fraction})")
+    if not made["test"] and not isinstance(data.test, Path) and data.test > 0:
+        whole = ", as groups are kept whole" if together else ""
+        notes.append(
+            f"data.test={_said(data.test)} takes none of {counted(len(pairs), 'pair')}{whole}: scores are marked as selected on"
+        )
+    if splits and data.csv is None:
+        others = [path for top in (data.images, data.maps, data.side_by_side) if top for path in beside(top, NAMES)]
+        folders = ", ".join(f"{str(path)!r}" for path in others if path.is_dir())
+        if folders:
+            notes.append(f"only the sub-folders {', '.join(NAMES)} are read: {folders} passed over")
     return Dealt(made, notes)
 
 
@@ -156,6 +167,11 @@ def _whole(lists: Mapping[str, Sequence[str]], groups: Mapping[str, str]) -> Non
                 )
 
 
+def counted(count: int, name: str) -> str:
+    """A number of things in words: 1 pair, 2 pairs."""
+    return f"{count} {name}{'' if count == 1 else 's'}"
+
+
 def rows(
     lists: Mapping[str, Sequence[str]], image_hashes: Mapping[str, str], map_hashes: Mapping[str, str]
 ) -> list[Row]:
@@ -202,17 +218,15 @@ def _text(table: Sequence[Row]) -> str:
 
 def _listed(path: Path, name: str, known: set[str]) -> list[str]:
     """Read a list of stems, one a line; empty lines are passed over."""
-    try:
-        stems = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        why = (error.strerror or str(error)).lower() if isinstance(error, OSError) else "not UTF-8 text"
-        raise DataError(f"{name} = {path} cannot be read: {why}; give a text file of stems, one a line") from error
+    text = sheet.text(path, f"{name} = {path}", "a text file with a stem on each line")
+    stems = [line.strip() for line in text.splitlines() if line.strip()]
     unknown = [stem for stem in stems if stem not in known]
     if unknown:
+        missing = "1 pair that is not there" if len(unknown) == 1 else f"{len(unknown)} pairs that are not there"
         ending = " (stems are file names without their ending)" if Path(unknown[0]).stem in known else ""
         raise DataError(
-            f"{name} = {path} names {len(unknown)} pairs that are not there, such as {unknown[0]!r}{ending}: "
-            "take them out or add their pictures and maps"
+            f"{name} = {path} names {missing}, such as {unknown[0][:80]!r}{ending}: "
+            "take such lines out, or add the pictures and maps"
         )
     stem, times = Counter(stems).most_common(1)[0] if stems else ("", 0)
     if times > 1:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,6 +33,14 @@ class Survey(NamedTuple):
     """Those that can be used, by stem."""
     problems: list[Problem]
     """In the order of folders and files, or of lines."""
+
+
+def beside(folder: Path, read: Sequence[str]) -> list[Path]:
+    """What lies in a folder of sub-folders beside those that are read, sorted; [] where it cannot be read."""
+    try:
+        return sorted(path for path in folder.iterdir() if path.name not in read)
+    except OSError:
+        return []
 
 
 def odd(stem: str) -> str | None:

@@ -1,6 +1,7 @@
 """Files of fixations: what is read, and what is refused with a sentence."""
 
 import io
+import os
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -105,6 +106,11 @@ def _twice(path: Path) -> Path:
     return path
 
 
+def _pipe(path: Path) -> Path:
+    os.mkfifo(path)
+    return path
+
+
 def _text(path: Path, text: str) -> Path:
     path.write_text(text)
     return path
@@ -139,14 +145,23 @@ MISTAKES: dict[str, tuple[Any, str]] = {
     ),
     "a huge shape": (lambda p: _member(p / "f.npz", "a.npy", _header(f"({10**15}, 2)")), "'a' is torn"),
     "missing columns": (lambda p: _text(p / "f.csv", "stem,x,z\na,1,2\n"), "has no column y"),
-    "an empty table": (lambda p: _text(p / "f.csv", ""), "has no column stem and x and y"),
-    "a word for a number": (lambda p: _text(p / "f.csv", "stem,x,y\na,1,2\na,left,2\n"), "line 3 is no stem, x and y"),
-    "a short line": (lambda p: _text(p / "f.csv", "stem,x,y\na,1\n"), "line 2 is no stem"),
+    "an empty table": (lambda p: _text(p / "f.csv", ""), "is empty: its first line should name the columns stem,x,y"),
+    "a word for a number": (
+        lambda p: _text(p / "f.csv", "stem,x,y\na,1,2\na,left,2\n"),
+        "line 3 of .* is no stem, x and y",
+    ),
+    "a short line": (
+        lambda p: _text(p / "f.csv", "stem,x,y\na,1\n"),
+        "line 2 of .* has 2 fields where the header has 3",
+    ),
     "a table that is nan": (lambda p: _text(p / "f.csv", "stem,x,y\na,nan,1\n"), "fixation 0 of 'a'"),
     "a binary table": (
         lambda p: (p / "f.csv").write_bytes(b"\xff\xfe\x00") and p / "f.csv",
-        "cannot be read as a .csv",
+        "line 1 of .* holds a NUL character",
     ),
+    "another case": (lambda p: _text(p / "f.csv", "stem,X,y\na,1,2\n"), "has a column 'X', .*: call it x"),
+    "a pipe": (lambda p: _pipe(p / "f.csv"), "is not a file"),
+    "an open quote": (lambda p: _text(p / "f.csv", 'stem,x,y\na,1,"2\n'), "line 2 of .* is no CSV"),
 }
 
 
@@ -155,7 +170,7 @@ def test_each_mistake_has_its_sentence(name: str, tmp_path: Path, pictures: dict
     make, says = MISTAKES[name]
     with pytest.raises(DataError, match=says) as told:
         fixations.read(make(tmp_path), pictures)
-    assert "\n" not in str(told.value) and str(told.value).startswith("data.fixations = ")
+    assert "\n" not in str(told.value) and f"data.fixations = {tmp_path}" in str(told.value)
 
 
 @settings(max_examples=150, deadline=None)

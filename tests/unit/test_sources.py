@@ -281,6 +281,10 @@ def test_all_that_is_wrong_is_listed(place):
         (b"picture,map\n", "has no column image: .*image,map with commas between them, and holds 'picture', 'map'"),
         (b"image;map\n", "has no column image and no column map"),
         (b"image,map,image\n", "has 2 columns image: keep one"),
+        (b"image,map,Split\n", "has a column 'Split', which would be passed over: call it split"),
+        (b"image,map,group, GROUP \n", "has a column 'GROUP', which would be passed over: call it group"),
+        (b"image,map,sp lit\n", "has a column 'sp lit'"),
+        (b"Image,map\n", "has a column 'Image', which would be passed over: call it image"),
         (b'image,"map\n', "line 1 of .* is no CSV"),
         (b"image,map\n1,2\nx\0y,z\n", "line 3 of .* holds a NUL character"),
         (b"image,map\n\xff,y\n", "line 2 of .* is not UTF-8 text"),
@@ -366,7 +370,7 @@ def test_groups_still_hold_after_pairs_were_taken_out(tmp_path):
     (tmp_path / "g.csv").write_text("stem,group\na,x\nb,x\ngone,x\nc,\n")
     found, (note,) = groups.merged(paired(a=None, b=None, c=None), Data(groups=tmp_path / "g.csv"))
     assert found == {"a": "x", "b": "x"}
-    assert "1 stems of data.groups = " in note and "'gone'" in note
+    assert "no pair has 1 stem of data.groups = " in note and "'gone'" in note
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,13 @@
 """Splits: exact counts, stable ranks, lists, and the file that records them."""
 
+import os
 import random
 from pathlib import Path
 
 import pytest
 
 from memdist.config import Data
-from memdist.data import split
+from memdist.data import sheet, split
 from memdist.data.pairs import PairFile
 from memdist.errors import DataError
 
@@ -63,7 +64,7 @@ def test_no_test_split():
 @pytest.mark.parametrize(
     "lists, fractions, message",
     [
-        ({"val": ["s0001", "t"]}, {}, r"data\.val = .*val names 1 pairs that are not there, such as 't'"),
+        ({"val": ["s0001", "t"]}, {}, r"data\.val = .*val names 1 pair that is not there, such as 't'"),
         ({"val": ["s0001.png"]}, {}, r"without their ending"),
         ({"val": ["s0001", "s0001"]}, {}, r"names 's0001' 2 times"),
         ({"val": ["s0001"], "train": ["s0001"]}, {}, r"'s0001' stands both in data\.train and in data\.val"),
@@ -85,12 +86,26 @@ def test_splits_that_cannot_be(tmp_path, lists, fractions, message):
         split.make(STEMS[:10], Data(**given, **fractions))
 
 
-def test_lists_that_cannot_be_read(tmp_path):
-    with pytest.raises(DataError, match=r"data\.test = .*gone\.txt cannot be read: no such file"):
-        split.make(STEMS, Data(test=tmp_path / "gone.txt"))
+def test_lists_that_cannot_be_read(tmp_path, monkeypatch):
+    os.mkfifo(tmp_path / "pipe")
+    for path, why in (
+        (tmp_path / "gone.txt", "does not exist"),
+        *((p, "is not a file") for p in (tmp_path / "pipe", tmp_path)),
+    ):
+        with pytest.raises(DataError, match=rf"data\.test = {path} {why}: give a text file with a stem on each line"):
+            split.make(STEMS, Data(test=path))
+    for name in split.NAMES:
+        with pytest.raises(DataError, match=rf"data\.{name} = /dev/zero is not a file"):
+            split.make(STEMS, Data(**{name: "/dev/zero"}))
     (tmp_path / "binary").write_bytes(bytes(range(256)))
-    with pytest.raises(DataError, match="not UTF-8 text"):
+    with pytest.raises(DataError, match="line 1 of .* holds a NUL character"):
         split.make(STEMS, Data(val=tmp_path / "binary"))
+    (tmp_path / "latin").write_bytes(b"s0001\n\xe9\n")
+    with pytest.raises(DataError, match="line 2 of .* is not UTF-8 text"):
+        split.make(STEMS, Data(val=tmp_path / "latin"))
+    monkeypatch.setattr(sheet, "LARGEST", 5)
+    with pytest.raises(DataError, match="is larger than"):
+        split.make(STEMS, Data(val=tmp_path / "latin"))
 
 
 # What the data say themselves
@@ -120,6 +135,20 @@ def test_a_split_that_is_cut_from_the_train_of_the_data_is_told():
     (note,) = split.deal(pairs, Data(val=0.2)).notes
     assert note == "the data name no val split: 2 pairs are cut from their train (data.val=0.2)"
     assert split.deal([p._replace(split=None) for p in pairs], Data()).notes == []
+    (note,) = split.deal(pairs, Data(val=0.1)).notes
+    assert note == "the data name no val split: 1 pair is cut from their train (data.val=0.1)"
+
+
+def test_a_test_split_that_comes_out_empty_is_told():
+    pairs = [PairFile(s, Path("x"), Path("y"), None, f"g{i // 5}") for i, s in enumerate(STEMS[:20])]
+    dealt = split.deal(pairs, Data(val=0.25, test=0.1))
+    assert dealt.stems["test"] == [] and len(dealt.stems["val"]) == 5
+    assert dealt.notes[1:] == [
+        "data.test=0.1 takes none of 20 pairs, as groups are kept whole: scores are marked as selected on"
+    ]
+    assert not any(
+        "none of" in note for test in (0, 0.25) for note in split.deal(pairs, Data(val=0.25, test=test)).notes
+    )
 
 
 # Groups
