@@ -7,6 +7,7 @@ import zlib
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from PIL import Image
@@ -45,6 +46,30 @@ def png(*chunks: tuple[bytes, bytes]) -> bytes:
 
 def header(width: int, height: int, bits: int, colour: int) -> tuple[bytes, bytes]:
     return b"IHDR", struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0)
+
+
+def tiff(pixels: np.ndarray, order: Literal["<", ">"] = "<", planes: bool = False, **tags: int) -> bytes:
+    """An uncompressed TIFF of [H, W] or [H, W, channels], byte by byte; `order` is < (II) or > (MM), `t262` a tag."""
+    height, width, channels = (*pixels.shape, 1)[:3]
+    stored = pixels.transpose(2, 0, 1) if planes else pixels
+    data = stored.astype(pixels.dtype.newbyteorder(order)).tobytes()
+    parts = channels if planes else 1
+    values = {256: [width], 257: [height], 258: [pixels.dtype.itemsize * 8] * channels, 259: [1]}
+    values |= {262: [1 if channels == 1 else 2], 277: [channels], 278: [height], 284: [1 + planes]}
+    values |= {279: [len(data) // parts] * parts, **{int(tag[1:]): [value] for tag, value in tags.items()}}
+
+    def head(start: int) -> bytes:
+        places = values | {273: [start + at * len(data) // parts for at in range(parts)]}
+        out, extra = struct.pack(f"{order}H", len(places)), b""
+        for tag, numbers in sorted(places.items()):
+            raw = struct.pack(f"{order}{len(numbers)}I", *numbers)
+            if len(raw) > 4:
+                extra += raw
+                raw = struct.pack(f"{order}I", 8 + 2 + 12 * len(places) + 4 + len(extra) - len(raw))
+            out += struct.pack(f"{order}HHI", tag, 4, len(numbers)) + raw
+        return (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}I", 8) + out + bytes(4) + extra
+
+    return head(len(head(0))) + data
 
 
 class Folder:
@@ -94,6 +119,16 @@ def good(folder: Folder) -> Expected:
             folder.with_map(name, encoded(scene(folder.seed()), format_, **options))
     folder.with_map("good with full alpha.png", encoded(scene(folder.seed()).convert("RGBA"), "PNG"))
     folder.with_map("good jpeg with a tail.jpg", encoded(scene(folder.seed()), "JPEG") + b"\0" * 40)
+    film = np.random.default_rng(8).bytes(
+        200_000
+    )  # behind the picture, as phones put it; some of it looks like markers
+    for progressive in (False, True):
+        moving = encoded(scene(folder.seed()), "JPEG", progressive=progressive) + film
+        folder.with_map(f"good motion photo{' progressive' if progressive else ''}.jpg", moving)
+    several = encoded(scene(folder.seed()), "MPO", save_all=True, append_images=[scene(folder.seed())])
+    folder.with_map("good jpeg with a preview.jpg", several)
+    whole = tiff(np.asarray(scene(folder.seed())).astype(np.uint8), planes=True)
+    folder.with_map("good planes of 8 bits.tif", whole)
     exif = Image.Exif()
     exif[0x0112] = 1
     folder.with_map("good upright by exif.jpg", encoded(scene(folder.seed()), "JPEG", exif=exif))
@@ -107,6 +142,12 @@ def good(folder: Folder) -> Expected:
     return set()
 
 
+def _with_preview(jpeg: bytes) -> bytes:
+    """A JPEG with a small one in its metadata, the end of which is not its own."""
+    small = encoded(scene(1, 16, 16), "JPEG")
+    return jpeg[:2] + b"\xff\xe2" + struct.pack(">H", len(small) + 2) + small + jpeg[2:]
+
+
 def bytes_(folder: Folder) -> Expected:
     """Files whose content is no whole picture."""
     noise = np.random.default_rng(5).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
@@ -115,7 +156,10 @@ def bytes_(folder: Folder) -> Expected:
     flipped = bytearray(rough)
     flipped[len(rough) // 2] ^= 1
     progressive = encoded(Image.fromarray(noise), "JPEG", progressive=True)
+    film = b"\xff\xd9".join(np.random.default_rng(9).bytes(100) for _ in range(3))
     torn = {
+        "jpeg whose end is only in its preview.jpg": _with_preview(whole["JPEG"])[: -len(whole["JPEG"]) // 2],
+        "png with a film.png": whole["PNG"][: len(whole["PNG"]) // 2] + film,
         "jpeg cut in half.jpg": whole["JPEG"][: len(whole["JPEG"]) // 2],
         "jpeg without end marker.jpg": whole["JPEG"][:-2],
         "jpeg progressive cut.jpg": progressive[: len(progressive) // 2],
@@ -147,6 +191,39 @@ def bytes_(folder: Folder) -> Expected:
         (Kind.EMPTY, folder.with_picture("empty.png", b"")),
     }
     found.add((Kind.TORN, folder.with_picture("map cut.png", rough[: len(rough) // 3])))
+    return found
+
+
+def unread(folder: Folder) -> Expected:
+    """Whole files that are stored in ways that training refuses."""
+    rng = np.random.default_rng(7)
+    colours = rng.integers(0, 65536, (HEIGHT, WIDTH, 3), dtype=np.uint16)
+    five = rng.integers(0, 256, (HEIGHT, WIDTH, 5), dtype=np.uint8)
+    lines = zlib.compress(b"".join(b"\0" + line.tobytes() for line in five[..., :3]))
+    large = zlib.compress(bytes(3 * 2**20))
+
+    def with_chunk(name: bytes, data: bytes) -> bytes:
+        return png(header(WIDTH, HEIGHT, 8, 2), (name, data), (b"IDAT", lines), (b"IEND", b""))
+
+    files = {
+        "planes of 16 bits.tif": tiff(colours, planes=True),
+        "planes of 16 bits, big end.tif": tiff(colours, ">", planes=True),
+        "signed 8 bits.tif": tiff(five[..., 0].view(np.int8), t339=2),
+        "signed 8 bits rgb.tif": tiff(five[..., :3].view(np.int8), t339=2),
+        "signed 16 bits.tif": tiff(colours[..., 0].view(np.int16), t339=2),
+        "half floats.tif": tiff(colours[..., 0].astype(np.float16), t339=3),
+        "double floats.tif": tiff(colours[..., 0].astype(np.float64), t339=3),
+        "floats rgb.tif": tiff(colours.astype(np.float32), t339=3),
+        "five channels.tif": tiff(five, t262=1),
+        "lab.tif": tiff(five[..., :3], t262=8),
+        "large text.png": with_chunk(b"zTXt", b"a\0\0" + large),
+        "large profile.png": with_chunk(b"iCCP", b"a\0\0" + large),
+    }
+    found: Expected = {(Kind.UNREAD, folder.with_map(name, data)) for name, data in files.items()}
+    cut = {"double floats cut.tif": files["double floats.tif"][:-20]}
+    found |= {(Kind.TORN, folder.with_map(name, data)) for name, data in cut.items()}
+    nothing = png(header(0, HEIGHT, 8, 2), (b"IDAT", zlib.compress(b"")), (b"IEND", b""))
+    found.add((Kind.NO_PICTURE, folder.with_map("no width.png", nothing)))
     return found
 
 
@@ -295,7 +372,7 @@ def repetitions(folder: Folder) -> Expected:
 def plant(place: Path) -> tuple[Folder, Expected]:
     """Everything in one pair of folders, beside the good; what should be found, and where."""
     folder, found = Folder(place), set[tuple[Kind, Path]]()
-    for part in (good, bytes_, modes, names, repetitions):
+    for part in (good, bytes_, unread, modes, names, repetitions):
         found |= part(folder)
     found.add((Kind.SIZES, folder.images))
     return folder, found

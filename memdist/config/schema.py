@@ -71,7 +71,8 @@ class Data(Settings):
     crop: bool = False
     """Take the largest centred square of each picture and of each map before it is resized; false squeezes the whole."""
     resize: Literal["area", "lanczos"] = "area"
-    """How pictures are resized: area (mean over each new pixel; bilinear where they grow) or lanczos (sharper, may ring)."""
+    """How pictures are resized: area (exact mean over each new pixel; bilinear along a side that grows) or lanczos (sharper,
+    may ring)."""
     map_resize: Literal["area", "lanczos"] = "area"
     """How maps are resized, as `resize`; area never overshoots, so that what is black stays black."""
     val: Fraction | Folder = 0.1

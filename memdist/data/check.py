@@ -8,29 +8,25 @@ from __future__ import annotations
 
 import functools
 import os
-import unicodedata
 import warnings
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import cast
+
+import numpy as np
+import numpy.typing as npt
 
 from memdist import config
 from memdist.data import examine as examine_
 from memdist.data import groups as groups_
-from memdist.data import header, sources
-from memdist.data import pairs as pairs_
+from memdist.data import header, names, sources
 from memdist.data.examine import Facts
 from memdist.data.findings import Finding, Kind
 from memdist.data.pairs import PairFile, Part, Role, View
-from memdist.data.split import NAMES
-from memdist.data.survey import odd
 from memdist.data.workers import Progress, spread
 from memdist.errors import DataError
 
-LEFT_BY_SYSTEMS = frozenset((".ds_store", "thumbs.db", "desktop.ini", ".gitignore", ".gitkeep", ".directory"))
-"""Files, in lower case, that nobody put there on purpose and that need no word."""
 COMMAND = "`memdist data check CONFIG` looks at every file"
 _FEW = 3
 
@@ -48,6 +44,8 @@ class Listing:
     findings: list[Finding] = field(default_factory=list)
     groups: dict[str, str] = field(default_factory=dict)
     """Group of each stem that has one."""
+    grouped: bool = True
+    """Whether the groups that are given could be read."""
 
 
 def listing(data: config.Data) -> Listing:
@@ -59,7 +57,7 @@ def listing(data: config.Data) -> Listing:
     assert place is not None
     found: list[Finding] = []
     others: list[Part] = []
-    folders = _folders(data)
+    folders = names.folders(data)
     unpaired: dict[Role, list[Path]] = {"image": [], "map": []}
     for problem in surveyed.problems:
         role = folders.get(problem.file.parent, "image")
@@ -72,61 +70,21 @@ def listing(data: config.Data) -> Listing:
             found.append(Finding(Kind.SOURCE, problem.file, problem.sentence))
             continue
         others.append((problem.file, None, role))
-    alike = {(path.parent.name, _folded(path.stem)): path for path in unpaired["map"]}
+    alike = {(path.parent.name, names.folded(path.stem)): path for path in unpaired["map"]}
     for path in unpaired["image"]:
         folder = path.parent.name if data.images != path.parent or data.maps is None else data.maps.name
-        if (partner := alike.get((folder, _folded(path.stem)))) is not None:
+        if (partner := alike.get((folder, names.folded(path.stem)))) is not None:
             found.append(Finding(Kind.SIMILAR_NAMES, path, f"its map may be {partner.name}"))
-    for folder_ in folders:
-        found += _scan(folder_)
+    found += names.scan(data)
+    listed = Listing(surveyed.pairs, place, others, list(dict.fromkeys(found)))
     try:
-        groups, _ = groups_.merged(surveyed.pairs, data)
+        listed.groups, _ = groups_.merged(surveyed.pairs, data)
     except DataError:
-        groups = {}  # the split, which needs them as well, says why
-    return Listing(surveyed.pairs, place, others, list(dict.fromkeys(found)), groups)
+        listed.grouped = False  # the split, which needs them as well, says why
+    return listed
 
 
 _NAMES = {"stem": Kind.SAME_STEM, "name": Kind.ODD_NAME}
-
-
-def _folders(data: config.Data) -> dict[Path, Role]:
-    """Folders whose entries are the pictures, and what these are."""
-    tops: dict[Path, Role] = {}
-    for top, role in ((data.images, "image"), (data.maps, "map"), (data.side_by_side, "image")):
-        if top is not None:
-            parts = [top / name for name in NAMES if (top / "train").is_dir() and (top / name).is_dir()]
-            tops |= dict.fromkeys(parts or [top], cast(Role, role))
-    return tops
-
-
-def _folded(stem: str) -> str:
-    return unicodedata.normalize("NFC", stem).casefold()
-
-
-def _scan(folder: Path) -> list[Finding]:
-    """What the names in a folder of pictures tell."""
-    try:
-        files = sorted(folder.iterdir())
-    except OSError:
-        return []  # `sources.survey` has read it
-    found: list[Finding] = []
-    names: dict[str, Path] = {}
-    stems: set[str] = set()
-    for path in files:
-        if path.name.startswith(".") or path.suffix.lower() not in pairs_.SUFFIXES:
-            if path.name.lower() not in LEFT_BY_SYSTEMS:
-                found.append(Finding(Kind.PASSED_OVER, path, "a folder" if path.is_dir() else ""))
-            continue
-        if path.is_dir():
-            found.append(Finding(Kind.FOLDER, path))
-        elif path.exists() and not path.is_file():
-            found.append(Finding(Kind.SPECIAL, path))
-        elif odd(path.stem) or path.stem != path.stem.strip():
-            found.append(Finding(Kind.ODD_NAME, path))
-        elif path.stem not in stems and (other := names.setdefault(_folded(path.stem), path)) is not path:
-            found.append(Finding(Kind.SIMILAR_NAMES, path, f"like {other.name}"))
-        stems.add(path.stem)
-    return found
 
 
 def examine(
@@ -160,7 +118,7 @@ def compare(listed: Listing, facts: Mapping[Part, Facts], data: config.Data) -> 
     aspects, sizes_ = [], []
     for pair in listed.pairs:
         image, map_ = facts[pair.image_part], facts[pair.map_part]
-        if pair.image_half is None and image.sha256 and image.sha256 == map_.sha256:
+        if _same(image, map_) if pair.image_half else image.sha256 and image.sha256 == map_.sha256:
             found.append(Finding(Kind.MAP_IS_PICTURE, pair.map))
         if image.size is None or map_.size is None or image.size == map_.size:
             continue
@@ -170,6 +128,20 @@ def compare(listed: Listing, facts: Mapping[Part, Facts], data: config.Data) -> 
         else:
             sizes_.append(Finding(Kind.OTHER_SIZE, pair.map, detail))
     return found + aspects + _mostly(sizes_, len(listed.pairs))
+
+
+def _same(image: Facts, map_: Facts) -> bool:
+    """Whether two halves of a file look the same: their content hash, that of the file, does not tell."""
+    if image.looks is None or map_.looks is None or image.looks.coloured != map_.looks.coloured:
+        return False
+    one, other = (_grey(facts.looks.thumbnail) for facts in (image, map_) if facts.looks)
+    return bool(np.ptp(one) > examine_.STEP and np.abs(one - other).max() <= examine_.STEP)
+
+
+def _grey(thumbnail: examine_.Bytes) -> npt.NDArray[np.float64]:
+    """Luminance [t, t] of a thumbnail of 1 or 3 channels, in steps of 255."""
+    weights = np.array([0.299, 0.587, 0.114] if len(thumbnail) == 3 else [1.0])
+    return np.einsum("c,chw->hw", weights, thumbnail)
 
 
 def other_shape(image: tuple[int, int], map_: tuple[int, int]) -> bool:
@@ -216,18 +188,22 @@ def cheap(pairs: Sequence[PairFile]) -> list[str]:
         named = ", ".join(f"{str(f.file)!r} ({f.kind.title})" for f in faults[:_FEW])
         more = f" and {len(faults) - _FEW} more" if len(faults) > _FEW else ""
         raise DataError(
-            f"{len(faults)} files cannot be trained on: {named}{more}; replace them or take them out ({COMMAND})"
+            f"{_files(faults)} cannot be trained on: {named}{more}; replace what is named or take it out ({COMMAND})"
         )
     notes = []
     for kind in _REMARKED:
         if these := by_kind[kind]:
             detail = f" ({these[0].detail})" if these[0].detail else ""
-            files = "1 file" if len(these) == 1 else f"{len(these)} files"
-            notes.append(f"{kind.title}: {files}, such as {these[0].file.name!r}{detail}; {kind.advice}")
+            notes.append(f"{kind.title}: {_files(these)}, such as {these[0].file.name!r}{detail}; {kind.advice}")
     return [*notes, f"{COMMAND}"] if notes else []
 
 
-_REFUSED = (Kind.EMPTY, Kind.BOMB, Kind.NO_PICTURE, Kind.BROKEN_LINK, Kind.FOLDER, Kind.SPECIAL, Kind.UNREADABLE)
+def _files(findings: Sequence[Finding]) -> str:
+    return "1 file" if len(findings) == 1 else f"{len(findings)} files"
+
+
+_NO_FILE = (Kind.EMPTY, Kind.BROKEN_LINK, Kind.FOLDER, Kind.SPECIAL, Kind.UNREADABLE)
+_REFUSED = (*_NO_FILE, Kind.BOMB, Kind.NO_PICTURE, Kind.TORN, Kind.UNREAD, Kind.DEPTH_32)
 _REMARKED = (Kind.ALPHA, Kind.COLOURS, Kind.ROTATED, Kind.PALETTE, Kind.FRAMES, Kind.ENDING, Kind.ASPECT)
 
 
@@ -242,7 +218,10 @@ def _glance(path: Path, found: list[Finding]) -> tuple[int, int] | None:
         warnings.simplefilter("ignore")
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
-            with Image.open(path, formats=pairs_.FORMATS) as file:
+            with Image.open(path, formats=header.formats()) as file:
+                if file.format not in header.READ:
+                    found.append(Finding(Kind.NO_PICTURE, path, f"it is {file.format}, which is not read"))
+                    return None
                 of_header = header.read(path, file)
                 size = file.size
                 if file.has_transparency_data:
@@ -251,8 +230,10 @@ def _glance(path: Path, found: list[Finding]) -> tuple[int, int] | None:
             found.append(Finding(Kind.BOMB, path))
             return None
         except Exception as error:  # as many ways as there are formats
-            refused = isinstance(error, PermissionError)
-            found.append(Finding(Kind.UNREADABLE if refused else Kind.NO_PICTURE, path))
+            try:
+                found.append(header.unopened(path, path.read_bytes(), error))
+            except OSError as refused:
+                found.append(Finding(Kind.UNREADABLE, path, (refused.strerror or str(refused)).lower()))
             return None
     found += of_header
     turned = any(f.kind is Kind.ROTATED and f.detail[-1] in "5678" for f in of_header)

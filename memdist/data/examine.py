@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 import numpy as np
 import numpy.typing as npt
 
-from memdist.data import damage, duplicates, header, pairs
+from memdist.data import damage, duplicates, header, pairs, stored
 from memdist.data.findings import Finding, Kind
 from memdist.data.pairs import Part, Role, View
 
@@ -25,7 +25,6 @@ STEP = 2
 """Steps of 255 that are no structure: what compression makes of a flat picture."""
 COLOURED = 12
 """Steps of 255 by which the channels of a pixel must differ to be a colour: chroma noise of JPEGs is less."""
-_SIGNATURES = (b"\x89PNG", b"\xff\xd8\xff", b"RIFF", b"BM", b"II*\0", b"MM\0*", b"GIF8")
 
 
 class Statistics(NamedTuple):
@@ -70,7 +69,7 @@ def examine(view: View, files: Sequence[Part]) -> list[Facts]:
 
 def _file(part: Part, view: View) -> Facts:
     path, half, _ = part
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     if (entry := header.entry(path)) is not None:
         return Facts([entry])
@@ -93,12 +92,9 @@ def _file(part: Part, view: View) -> Facts:
             note(Kind.BOMB, f"more than {Image.MAX_IMAGE_PIXELS:,}")
             return Facts(found, digest)
         except Exception as error:  # the readers of a dozen formats fail in as many ways
-            torn = data.startswith(_SIGNATURES)
-            why = "" if isinstance(error, UnidentifiedImageError) else _words(error)
-            note(Kind.TORN if torn else Kind.NO_PICTURE, why or ("its header is incomplete" if torn else ""))
-            return Facts(found, digest)
+            return Facts([header.unopened(path, data, error)], digest)
         size = file.size
-        if file.format not in (*pairs.FORMATS, "MPO"):
+        if file.format not in header.READ:
             note(Kind.NO_PICTURE, f"it is {file.format}, which is not read")
             return Facts(found, digest, size)
         try:
@@ -106,6 +102,8 @@ def _file(part: Part, view: View) -> Facts:
             if (lost := damage.find(file.format or "", data)) is not None:
                 note(Kind.TORN, lost)
             size = size[::-1] if header.orientation(file) >= 5 else size
+            if any(f.kind is Kind.UNREAD for f in found):
+                return Facts(found, digest, size)
             before = header.orientation(file)
             of_pixels, looks = _pixels(part, file, view)
             if before == 1 and (late := header.orientation(file)) > 1:  # a PNG may say so after its pixels
@@ -113,7 +111,7 @@ def _file(part: Part, view: View) -> Facts:
                 size = size[::-1] if late >= 5 else size
         except Exception as error:  # nor do they fail alike on pixels
             if not any(f.kind is Kind.TORN for f in found):
-                note(Kind.TORN, _words(error))
+                note(Kind.TORN, header.words(error))
             return Facts(found, digest, size)
     if half is not None:
         if size[0] % 2:
@@ -139,7 +137,6 @@ def _pixels(part: Part, file: Image_, view: View) -> tuple[list[Finding], Looks 
         file.draft(None, (least, least))
     file.load()
     if file.mode in ("I", "F"):
-        found.append(Finding(Kind.DEPTH_32, path))
         wrong = ~np.isfinite(np.asarray(file))
         if wrong.any():
             found.append(Finding(Kind.NON_FINITE, path, f"{int(wrong.sum())} of {wrong.size} pixels"))
@@ -149,7 +146,7 @@ def _pixels(part: Part, file: Image_, view: View) -> tuple[list[Finding], Looks 
         if shown.min() < 255:
             found.append(Finding(Kind.ALPHA, path, f"{(shown < 255).mean():.1%} of its pixels"))
     upright = file if header.orientation(file) == 1 else ImageOps.exif_transpose(file)
-    picture = pairs.plain(cast("ImageFile", file), upright)
+    picture = stored.plain(cast("ImageFile", file), upright)
     channels = view.channels(role)
     if half is not None and picture.width % 2:
         return found, None
@@ -214,7 +211,3 @@ def _content(picture: Image_, role: Role, channels: int, looks: Looks) -> list[t
     if flat:
         return [(Kind.FLAT_MAP, f"value {', '.join(map(str, high))} of 255")]
     return [(Kind.COLOUR_LOST, "")] if channels == 1 and looks.coloured else []
-
-
-def _words(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0][:120]

@@ -61,6 +61,11 @@ class Kind(Enum):
         "its content is none that can be read, whatever its ending says: replace it",
     )
     TORN = (Level.FAULT, "truncated or damaged", "a part of its pixels is lost: restore it from its source")
+    UNREAD = (
+        Level.FAULT,
+        "stored in an unread way",
+        "whole, but training refuses it: save it as grey or RGB with 8 or 16 bits without a sign",
+    )
     DEPTH_32 = (Level.FAULT, "32 bits a channel", "training refuses it: save it with 8 or 16 bits")
     NON_FINITE = (Level.FAULT, "not finite", "it holds NaN or infinity: compute it again")
     ENDING = (Level.WARNING, "wrong ending", "its content is of another format than its ending says: rename it")
@@ -104,33 +109,40 @@ class Kind(Enum):
     ASPECT = (
         Level.WARNING,
         "map of another shape",
-        "picture and map are squeezed differently: do they show the same frame?",
+        "picture and map are brought to one shape differently: do they show the same frame?",
     )
     OTHER_SIZE = (
         Level.WARNING,
         "map of another size",
         "picture and map are resized apart: see that they show the same frame",
     )
-    SIZES = (Level.WARNING, "sizes differ", "all are resized to a square of data.size, each with its own squeeze")
+    SIZES = (Level.WARNING, "sizes differ", "all are brought to a square of data.size, each in its own proportion")
     MAP_IS_PICTURE = (
         Level.FAULT,
         "map is the picture",
-        "the same file stands for both: put the right map in its place",
+        "the same pixels stand for both: put the right map in its place",
     )
     SAME_MAP = (Level.WARNING, "map used twice", "different pictures share one map: was it copied by mistake?")
     SAME_ACROSS = (
         Level.FAULT,
         "same picture in two splits",
-        "scores would be of pictures that were trained on: keep one, or group them (--group-duplicates)",
+        "scores would be of pictures that were trained on: take one out, or, where fractions cut the splits, group them "
+        "(--group-duplicates, data.groups)",
     )
     SAME_WITHIN = (Level.WARNING, "same picture twice", "it counts twice in its split: keep one")
     NEAR_ACROSS = (
         Level.WARNING,
         "near duplicate in two splits",
-        "scores may be of pictures that were trained on: group them (--group-duplicates, data.groups)",
+        "scores may be of pictures that were trained on: take one out, or, where fractions cut the splits, group them "
+        "(--group-duplicates, data.groups)",
     )
     NEAR_WITHIN = (Level.WARNING, "near duplicate", "nearly the same picture in one split: keep one, or group them")
     GROUP_STRADDLES = (Level.FAULT, "group in two splits", "a group belongs to one split: mend the lists of stems")
+    GROUPS_KEPT = (
+        Level.FAULT,
+        "groups not written",
+        "the file is as it was: name a new one, or one that data.groups reads as well",
+    )
     NO_SPLIT = (Level.FAULT, "no split", "train, val and test cannot be made of these pairs: do what the line says")
 
     def __init__(self, level: Level, title: str, advice: str) -> None:

@@ -40,7 +40,8 @@ def two_folders(images: Path, maps: Path) -> Survey:
                     f"{min(right.values()).name}): a picture and its map must have the same name up to the ending",
                 )
             )
-        for stem in sorted(left.keys() ^ right.keys()):
+        # Of an empty folder one problem is enough.
+        for stem in sorted(left.keys() ^ right.keys()) if left and right else ():
             file, what, where = (left[stem], "map", there) if stem in left else (right[stem], "picture", here)
             problems.append(Problem(file, "partner", f"{file} has no {what} in {where}: it is left out", None, False))
         found += [PairFile(_named(part, stem), left[stem], right[stem], part) for stem in common]

@@ -7,20 +7,23 @@ import stat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from memdist.data import pairs
+from memdist.data import damage, pairs, stored
 from memdist.data.findings import Finding, Kind
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Image_
 
+READ = (*pairs.FORMATS, "MPO")
+"""Formats that are read: cameras put several JPEGs into one file (MPO)."""
 KNOWN = (*pairs.FORMATS, "DIB", "GIF", "AVIF", "JPEG2000", "PPM")
 """Formats that are told by name, whether they are read or not; none that runs another program (EPS)."""
 ENDINGS = {"PNG": (".png",), "JPEG": (".jpg", ".jpeg"), "WEBP": (".webp",), "BMP": (".bmp",), "TIFF": (".tif", ".tiff")}
 ENDINGS |= {"MPO": ENDINGS["JPEG"]}
 LARGEST = 2**30
 """Bytes of the largest file that is read: a picture of Pillow's most pixels, uncompressed at 16 bits, is half of it."""
-_ORIENTATION = 0x0112
 _BITS_PER_SAMPLE = 258
+_PNG = b"\x89PNG\r\n\x1a\n"
+_SIGNATURES = (_PNG[:4], b"\xff\xd8\xff", b"RIFF", b"BM", b"II*\0", b"MM\0*", b"GIF8")
 
 
 def entry(path: Path) -> Finding | None:
@@ -56,14 +59,17 @@ def read(path: Path, file: Image_) -> list[Finding]:
     found = []
     if path.suffix.lower() in pairs.SUFFIXES and path.suffix.lower() not in ENDINGS.get(file.format or "", ()):
         found.append(Finding(Kind.ENDING, path, f"it is {file.format}"))
-    bits = _bits(file)
-    if bits == 16:
+    if (why := stored.unread(file)) is not None:
+        return [*found, Finding(Kind.UNREAD, path, why)]
+    if file.mode in ("I", "F"):
+        found.append(Finding(Kind.DEPTH_32, path))
+    elif _bits(file) == 16:
         found.append(Finding(Kind.DEPTH_16, path, file.mode))
     if file.mode == "1":
         found.append(Finding(Kind.DEPTH_1, path))
     if file.mode in ("P", "PA"):
         found.append(Finding(Kind.PALETTE, path))
-    if file.mode in ("CMYK", "LAB", "HSV", "YCbCr"):
+    if file.mode in ("CMYK", "HSV", "YCbCr"):
         found.append(Finding(Kind.COLOURS, path, file.mode))
     if (turned := orientation(file)) > 1:
         found.append(Finding(Kind.ROTATED, path, f"orientation {turned}"))
@@ -74,11 +80,39 @@ def read(path: Path, file: Image_) -> list[Finding]:
     return found
 
 
+def unopened(path: Path, data: bytes, error: Exception) -> Finding:
+    """What a file of these bytes is that Pillow could not open for this reason."""
+    from PIL import UnidentifiedImageError
+
+    why = "" if isinstance(error, UnidentifiedImageError) else words(error)
+    if not data.startswith(_SIGNATURES):
+        return Finding(Kind.NO_PICTURE, path, why)
+    if (kind := stored.unread_file(data)) is not None:
+        return Finding(Kind.UNREAD, path, kind)
+    if data.startswith(_PNG) and damage.find("PNG", data) is None:
+        width, height = (int.from_bytes(data[at : at + 4], "big") for at in (16, 20))
+        if not width or not height:
+            return Finding(Kind.NO_PICTURE, path, f"{width} x {height} pixels")
+        return Finding(Kind.UNREAD, path, _of_whole_png(why))
+    return Finding(Kind.TORN, path, why or "its header is incomplete")
+
+
+def _of_whole_png(why: str) -> str:
+    if "MAX_TEXT" in why:  # the name of Pillow's bound, which guards against chunks that unpack to gigabytes
+        return "a text or colour profile in it is too large: save it without"
+    return why or "its header holds what PNG does not know"
+
+
+def words(error: Exception) -> str:
+    """What an error of a decoder says, short."""
+    return (str(error) or type(error).__name__).splitlines()[0][:120]
+
+
 def orientation(file: Image_) -> int:
     """EXIF orientation of an open picture, 1 (upright) to 8, from 5 on its side; its pixels are not decoded."""
     if file.format == "PNG" and not {"exif", "Raw profile type exif"} & file.info.keys():
         return 1  # what stands after the pixels would be found only by decoding them
-    given = file.getexif().get(_ORIENTATION, 1)
+    given = file.getexif().get(pairs.ORIENTATION, 1)
     return given if given in range(2, 9) else 1
 
 

@@ -81,7 +81,8 @@ def repeated(table: Sequence[Row]) -> list[str]:
     pictures = "1 picture stands" if len(across) == 1 else f"{len(across)} pictures stand"
     return [
         f"{pictures} in more than one split, such as {named}: scores are of pictures that were trained on; "
-        "`memdist data check CONFIG --group-duplicates FILE` finds and groups them"
+        "take one of each out, or, where fractions cut the splits, group them (`memdist data check CONFIG "
+        "--group-duplicates FILE` finds all)"
     ]
 
 
@@ -108,7 +109,7 @@ def _twice(
     own = splits.get(pair.stem)
     others = [p for p in partners if own and splits.get(p.stem) not in (own, None)]
     other = others[0] if others else partners[0]
-    detail = f"{_placed(pair, splits)}, as {other.image.name} {_placed(other, splits)}"
+    detail = f"{_placed(pair, splits)}, as {other.stem} {_placed(other, splits)}"
     return Finding(across if others else within, pair.image, detail)
 
 
@@ -128,7 +129,7 @@ def _maps(pairs: Sequence[PairFile], facts: Mapping[Part, Facts], near: Iterable
         j = first.setdefault(map_.sha256, i)
         other = pairs[j]
         if facts[other.image_part].sha256 != facts[pair.image_part].sha256 and scenes.get(i, i) != scenes.get(j, j):
-            found.append(Finding(Kind.SAME_MAP, pair.map, f"as {other.map.name}"))
+            found.append(Finding(Kind.SAME_MAP, pair.map, f"as that of {other.stem}"))
     return found
 
 
@@ -138,6 +139,8 @@ def _straddling(pairs: Sequence[PairFile], splits: Mapping[str, str], groups: Ma
         placed = [pairs[i] for i in members if pairs[i].stem in splits]
         others = [pair for pair in placed if splits[pair.stem] != splits[placed[0].stem]]
         for pair in others:
-            detail = f"group {groups[pair.stem]} {_placed(pair, splits)}, but {placed[0].image.name} {_placed(placed[0], splits)}"
+            detail = (
+                f"group {groups[pair.stem]} {_placed(pair, splits)}, but {placed[0].stem} {_placed(placed[0], splits)}"
+            )
             found.append(Finding(Kind.GROUP_STRADDLES, pair.image, detail))
     return found

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from memdist.data import area, stored
 from memdist.errors import DataError
 
 if TYPE_CHECKING:
@@ -34,11 +35,8 @@ Box = tuple[float, float, float, float]
 LONGEST = 256
 """Longer side in pixels to which pictures are made smaller that are read at their own size."""
 
-_ORIENTATION = 0x0112
+ORIENTATION = 0x0112
 """EXIF tag; 5 to 8 lie on their side."""
-_PHOTOMETRIC = 262
-"""TIFF tag; 0: white is 0."""
-
 
 Role = Literal["image", "map"]
 Part = tuple[Path, Half | None, Role]
@@ -127,12 +125,13 @@ def decode(
 
     Of the picture as it is shown (EXIF orientation applied) `half` takes one half, and then `crop` the largest centred
     square. `size` is (height, width) in pixels, whatever the aspect; None keeps what was taken at its own, made smaller
-    with its aspect until its longer side is at most `longest` pixels. With `resize` area, pictures shrink by the mean over
-    the area of each new pixel (BOX) and grow bilinearly: neither overshoots, so that what is black stays black; lanczos is
-    Pillow's, and may ring. Transparency lies on black, 16-bit greys are rounded to 8 bits (16-bit colours are cut to them),
-    of an animation the first picture is taken.
-    Raises DataError that names the file, if it is no picture, is torn, is of odd width where a half is wanted, or has too
-    many pixels for a picture (over 89 million, Pillow's bound against decompression bombs).
+    with its aspect until its longer side is at most `longest` pixels. With `resize` area, each of the two directions
+    shrinks by the exact mean over the area of each new pixel, or grows bilinearly: neither overshoots, so that what is
+    black stays black; lanczos is Pillow's, and may ring. Transparency lies on black, 16-bit greys are rounded to 8 bits
+    (16-bit colours are cut to them), of an animation the first picture is taken.
+    Raises DataError that names the file, if it is no picture, is torn, is stored as `stored.unread` names, is of odd width
+    where a half is wanted, or has too many pixels for a picture (over 89 million, Pillow's bound against decompression
+    bombs).
     """
     from PIL import ImageOps
 
@@ -146,10 +145,10 @@ def decode(
             # A JPEG is decoded at a half, quarter or eighth where that is still at least twice what is wanted; not
             # where half of it is wanted, as the other half would shine through, nor where it is turned or mirrored: what
             # is left over at its end would come to lie at its start.
-            as_stored = half is None and file.getexif().get(_ORIENTATION, 1) == 1
+            as_stored = half is None and file.getexif().get(ORIENTATION, 1) == 1
             drafted = file.draft(None, (2 * max(target), 2 * max(target))) if as_stored else None
             share = drafted[1][2] / width if drafted else 1.0
-            picture = plain(file, ImageOps.exif_transpose(file)).convert("RGB" if channels == 3 else "L")
+            picture = stored.plain(file, ImageOps.exif_transpose(file)).convert("RGB" if channels == 3 else "L")
         if box != whole:
             picture, box = _cut(picture, box, share)
         else:
@@ -193,8 +192,9 @@ def _naming(path: Path) -> Iterator[None]:
     except DataError:
         raise
     except Exception as error:  # the decoders of five formats fail in as many ways
-        why = "" if isinstance(error, UnidentifiedImageError) else f" ({error})"
-        raise DataError(f"{path} cannot be read as a picture{why}: replace it or take it out") from error
+        why = stored.unread_file(path) if isinstance(error, UnidentifiedImageError) else str(error)
+        said = f" ({why})" if why else ""
+        raise DataError(f"{path} cannot be read as a picture{said}: replace it or take it out") from error
 
 
 @contextlib.contextmanager
@@ -203,6 +203,7 @@ def _opened(path: Path) -> Iterator[ImageFile]:
 
     # Opened here: of a file that it opens itself, Pillow maps a rotated TIFF into memory with its sides exchanged.
     with open(path, "rb") as handle, Image.open(handle, formats=FORMATS) as file:
+        stored.refuse(file)
         yield file
 
 
@@ -210,7 +211,7 @@ def _upright(file: ImageFile) -> tuple[int, int]:
     """Width and height as shown."""
     if file.format == "TIFF":
         file.load()  # which turns it upright
-    sideways = file.getexif().get(_ORIENTATION) in (5, 6, 7, 8)
+    sideways = file.getexif().get(ORIENTATION) in (5, 6, 7, 8)
     return file.size[::-1] if sideways else file.size
 
 
@@ -253,14 +254,24 @@ def _cut(picture: Image, box: Box, share: float) -> tuple[Image, Box]:
 
 def resized(picture: Image, box: Box, target: tuple[int, int], resize: Resize) -> Image:
     """Bring the region `box` of a picture to (height, width) `target`."""
-    from PIL.Image import Resampling
+    from PIL.Image import Resampling, fromarray
 
     height, width = target
     if picture.size == (width, height) and box == (0, 0, width, height):
         return picture
-    shrinks = width <= box[2] - box[0] and height <= box[3] - box[1]
-    filter_ = Resampling.BOX if shrinks else Resampling.BILINEAR
-    return picture.resize((width, height), Resampling.LANCZOS if resize == "lanczos" else filter_, box)
+    if resize == "lanczos":
+        return picture.resize((width, height), Resampling.LANCZOS, box)
+    left, top, right, bottom = box
+    lower, narrower = height <= bottom - top, width <= right - left
+    if lower or narrower:
+        rows = ((top, bottom), height) if lower else ((0, picture.height), picture.height)
+        columns = ((left, right), width) if narrower else ((0, picture.width), picture.width)
+        picture = fromarray(area.shrunk(np.asarray(picture), *rows, *columns))
+        top, bottom = (0, height) if lower else (top, bottom)
+        left, right = (0, width) if narrower else (left, right)
+    if lower and narrower:
+        return picture
+    return picture.resize((width, height), Resampling.BILINEAR, (left, top, right, bottom))
 
 
 def _within(size: tuple[int, int], longest: int | None) -> tuple[int, int]:
@@ -269,24 +280,3 @@ def _within(size: tuple[int, int], longest: int | None) -> tuple[int, int]:
     if longest is None or max(size) <= longest:
         return height, width
     return max(1, round(height * longest / max(size))), max(1, round(width * longest / max(size)))
-
-
-def plain(file: ImageFile, picture: Image) -> Image:
-    """Lay what is transparent on black, and bring 16-bit greys to 8 bits; `file` is what the picture came from."""
-    from PIL import Image
-    from PIL.TiffImagePlugin import TiffImageFile
-
-    if picture.mode.startswith("I;16"):
-        greys = np.asarray(picture).astype(np.uint32)
-        if isinstance(file, TiffImageFile) and file.tag_v2.get(_PHOTOMETRIC) == 0:
-            greys = 65535 - greys  # Pillow does so for 8 bits alone
-        see_through = picture.info.get("transparency")
-        if isinstance(see_through, int):
-            greys[greys == see_through] = 0
-        return Image.fromarray(((greys + 128) // 257).astype(np.uint8))
-    if picture.mode in ("I", "F"):
-        raise ValueError("signed, or 32 bits a pixel: save it with 8 or 16 bits without a sign")
-    if picture.has_transparency_data:
-        picture = picture.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", picture.size, (0, 0, 0, 255)), picture)
-    return picture

@@ -1,8 +1,10 @@
 """The decoding of a file."""
 
 import hashlib
+import math
 import struct
 import zlib
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,9 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from memdist.data import pairs
+from memdist.data import area, pairs
 from memdist.data.pairs import Half
 from memdist.errors import DataError
+from tests import bad_pictures
 
 
 def picture(path: Path, pixels, **options) -> Path:
@@ -28,9 +31,74 @@ def test_shrinking_is_the_mean_over_areas(tmp_path):
     got = pairs.decode(path, (4, 3), 3)
     expected = pixels.reshape(4, 2, 3, 4, 3).mean(axis=(1, 3)).transpose(2, 0, 1)
     assert got.dtype == np.uint8 and got.shape == (3, 4, 3) and got.flags.c_contiguous
-    # Pillow rounds after each direction.
-    np.testing.assert_allclose(got, expected, atol=1.01)
+    np.testing.assert_array_equal(got, np.floor(expected + 0.5))
     np.testing.assert_array_equal(pairs.decode(path, None, 3), pixels.transpose(2, 0, 1))
+
+
+def exact(pixels: np.ndarray, box: pairs.Box, target: tuple[int, int]) -> np.ndarray:
+    """The mean over each cell of a region, rounded half up, in fractions."""
+
+    def shares(low: float, high: float, cells: int, side: int) -> list[list[Fraction]]:
+        start, width = Fraction(low), (Fraction(high) - Fraction(low)) / cells
+        edges = [start + i * width for i in range(cells + 1)]
+
+        def share(left: Fraction, pixel: int) -> Fraction:
+            covered: Fraction = min(left + width, Fraction(pixel + 1)) - max(left, Fraction(pixel))
+            return max(Fraction(0), covered) / width
+
+        return [[share(left, pixel) for pixel in range(side)] for left in edges[:-1]]
+
+    down = np.array(shares(box[1], box[3], target[0], pixels.shape[0]))
+    across = np.array(shares(box[0], box[2], target[1], pixels.shape[1]))
+    means = down @ pixels.astype(object) @ across.T
+    return np.vectorize(lambda mean: math.floor(mean + Fraction(1, 2)))(means)
+
+
+def test_a_pixel_on_an_edge_counts_by_its_share(tmp_path):
+    path = picture(tmp_path / "a.png", [[0, 255, 0, 0]])
+    assert pairs.decode(path, (1, 3), 1).tolist() == [[[64, 128, 0]]]
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_shrinking_is_exact(seed):
+    rng = np.random.default_rng(seed)
+    height, width = (int(side) for side in rng.integers(2, 60, 2))
+    values = rng.integers(0, 256, (height, width)) if seed % 2 else 255 * rng.integers(0, 2, (height, width))
+    box = (rng.integers(0, 8) / 8, 0.0, width - rng.integers(0, 4) / 8, height - rng.integers(0, 8) / 8)
+    low, high = int(box[3]), int(box[2] - box[0])
+    target = (int(rng.integers(1, low + 1)), int(rng.integers(1, high + 1)))
+    got = pairs.resized(Image.fromarray(values.astype(np.uint8)), box, target, "area")
+    np.testing.assert_array_equal(np.asarray(got), exact(values, box, target))
+
+
+def test_large_pictures_shrink_exactly(monkeypatch):
+    """Sums beyond what single precision holds."""
+    values = np.random.default_rng(0).integers(0, 256, (1, 70_003))
+    got = pairs.resized(Image.fromarray(values.astype(np.uint8)), (0, 0, 70_003, 1), (1, 2), "area")
+    np.testing.assert_array_equal(np.asarray(got), exact(values, (0, 0, 70_003, 1), (1, 2)))
+    colours = np.random.default_rng(0).integers(0, 256, (301, 401, 3)).astype(np.uint8)
+    whole = pairs.resized(Image.fromarray(colours), (0, 0, 401, 301), (97, 89), "area")
+    monkeypatch.setattr(area, "_AT_ONCE", 1)  # line by line
+    parts = pairs.resized(Image.fromarray(colours), (0, 0, 401, 301), (97, 89), "area")
+    np.testing.assert_array_equal(np.asarray(whole), np.asarray(parts))
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_each_direction_shrinks_or_grows_by_itself(turned, tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 9))
+    small = exact(pixels, (0, 0, 9, 5), (5, 4)).astype(np.uint8)
+    grown = np.asarray(Image.fromarray(small).resize((4, 11), Image.Resampling.BILINEAR))
+    path = picture(tmp_path / "a.png", pixels.T if turned else pixels)
+    got = pairs.decode(path, (4, 11) if turned else (11, 4), 1)[0]
+    np.testing.assert_array_equal(got.T if turned else got, grown)
+
+
+def test_a_jpeg_of_odd_sides_is_decoded_small_and_close(tmp_path):
+    y, x = np.mgrid[:403, :517]
+    smooth = 127.5 + 127.5 * np.sin(x / 40) * np.cos(y / 30)
+    path = picture(tmp_path / "a.jpg", smooth, quality=95)
+    wanted = exact(np.asarray(Image.open(path)), (0, 0, 517, 403), (16, 16))
+    assert np.abs(pairs.decode(path, (16, 16), 1)[0].astype(int) - wanted).max() <= 2
 
 
 def test_growing_does_not_overshoot(tmp_path):
@@ -285,6 +353,34 @@ def test_files_that_are_no_pictures(tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)  # 32 x 32 is a little more, where Pillow only warns
     with pytest.raises(DataError, match=r"a\.png has too many pixels"):
         pairs.decode(tmp_path / "a.png", (4, 4), 3)
+
+
+@pytest.mark.parametrize(
+    "pixels, how, why",
+    [
+        (DEEP[..., :3], {"planes": True}, "16-bit channels in planes of their own, uncompressed"),
+        (DEEP[..., :3], {"planes": True, "order": ">"}, "16-bit channels in planes of their own, uncompressed"),
+        (DEEP[..., :1], {"planes": True}, "16-bit channels in planes of their own, uncompressed"),
+        (DEEP[..., 0].astype(np.int8), {"t339": 2}, "8-bit signed integers"),
+        (DEEP[..., 0].astype(np.int16), {"t339": 2}, "16-bit signed integers"),
+        (DEEP[..., :3].astype(np.uint8), {"t262": 8}, "LAB colours"),
+        (DEEP[..., 0].astype(np.float64), {"t339": 3}, "1 channel of 64-bit floating point"),
+        (DEEP[..., 0].astype(np.float16), {"t339": 3}, "1 channel of 16-bit floating point"),
+        (DEEP.astype(np.uint8), {"t262": 1}, "4 channels of 8-bit unsigned integers"),
+    ],
+)
+def test_what_would_be_read_wrongly_is_refused(tmp_path, pixels, how, why):
+    (tmp_path / "a.tif").write_bytes(bad_pictures.tiff(pixels, **how))
+    for channels in (1, 3):
+        with pytest.raises(DataError, match=rf"a\.tif cannot be read as a picture \({why}"):
+            pairs.decode(tmp_path / "a.tif", None, channels)
+
+
+def test_planes_that_are_read_right(tmp_path):
+    (tmp_path / "bytes.tif").write_bytes(bad_pictures.tiff(DEEP[..., :3].astype(np.uint8), planes=True))
+    np.testing.assert_array_equal(
+        pairs.decode(tmp_path / "bytes.tif", None, 3), DEEP[..., :3].astype(np.uint8).transpose(2, 0, 1)
+    )
 
 
 def test_bombs(tmp_path):
