@@ -9,20 +9,15 @@ Crops and rotations are not found.
 
 from __future__ import annotations
 
-import csv
 import functools
-import io
-import uuid
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from memdist import rundir
-from memdist.errors import CheckpointError
+from memdist.data import area
 
 SIDE = 32
 """Height and width of the grey copies."""
@@ -60,22 +55,13 @@ def fingerprint(grey: npt.NDArray[np.uint8]) -> Mark:
 
 
 def _bits(grey: npt.NDArray[np.float64]) -> tuple[int, int]:
-    across = _shares(9, SIDE) @ grey.T @ _shares(8, SIDE).T  # [9, 8]: columns, rows
+    across = area.means(area.means(grey, 8).T, 9)  # [9, 8]: columns, rows
     neighbours = across[1:] > across[:-1]
     waves = _cosines() @ grey @ _cosines().T
     waves[0, 0] = 0  # the brightness
     frequencies = waves > np.sort(waves, axis=None)[31]  # the upper half of 64
     first, second = (int.from_bytes(np.packbits(bits).tobytes(), "big") for bits in (neighbours, frequencies))
     return first, second
-
-
-@functools.cache
-def _shares(cells: int, side: int) -> npt.NDArray[np.float64]:
-    """Matrix [cells, side] that averages `side` pixels to `cells`, pixels on an edge by their share."""
-    edges = np.linspace(0, side, cells + 1)
-    left, right = edges[:-1, None], edges[1:, None]
-    pixels = np.arange(side)
-    return np.clip(np.minimum(right, pixels + 1) - np.maximum(left, pixels), 0, 1) * cells / side
 
 
 @functools.cache
@@ -172,33 +158,3 @@ def groups(n: int, pairs: Iterable[tuple[int, int]]) -> list[list[int]]:
     for i in range(n):
         members[root(i)].append(i)
     return [group for group in members.values() if len(group) > 1]
-
-
-def check_target(path: Path) -> None:
-    """Raise a CheckpointError unless groups could be written to `path`: a new file, or one that holds groups."""
-    with rundir.naming(path):
-        if path.exists() and not path.is_dir() and not _holds_groups(path):
-            raise CheckpointError(
-                f"{path} is there and holds no groups: name a new file, or one that an earlier --group-duplicates wrote"
-            )
-        if path.is_dir():
-            raise IsADirectoryError(21, "Is a directory")
-        trial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-        trial.touch(exist_ok=False)
-        trial.unlink()
-
-
-def _holds_groups(path: Path) -> bool:
-    if not path.is_file():
-        return False
-    with open(path, "rb") as file:
-        return file.readline(20).strip() == b"stem,group"
-
-
-def write(path: Path, grouped: Mapping[str, str]) -> None:
-    """Write the group of each stem as CSV with the columns stem,group, sorted, whole or not at all."""
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("stem", "group"))
-    writer.writerows(sorted(grouped.items()))
-    rundir.write_text(path, text.getvalue())

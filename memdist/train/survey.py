@@ -13,7 +13,7 @@ import torch
 
 from memdist import metrics
 from memdist.config import Run
-from memdist.data import cache, check, duplicates, leaks, loader
+from memdist.data import cache, check, groupfile, leaks, loader
 from memdist.data import split as split_
 from memdist.data.examine import Facts, Looks
 from memdist.data.findings import Finding, Kind, Level
@@ -138,8 +138,7 @@ _SHOWN = ("l1", "cc")
 
 def survey(run: Run, groups_file: Path | None = None) -> Report:
     """Examine all data of a run; `groups_file` is where groups of near duplicates are written. Nothing else is written."""
-    if groups_file is not None:
-        duplicates.check_target(groups_file)
+    former = groupfile.check(groups_file) if groups_file is not None else {}
     listed = check.listing(run.data)
     pairs = listed.pairs
     channels = run.data.map_channels
@@ -151,28 +150,29 @@ def survey(run: Run, groups_file: Path | None = None) -> Report:
     # Both halves of a side-by-side file have the faults of their file.
     found = list(dict.fromkeys(listed.findings + [finding for fact in facts.values() for finding in fact.findings]))
     found += check.compare(listed, facts, run.data)
-    try:
-        lists = split_.deal(pairs, run.data).stems
-    except DataError as error:
-        lists = {}
-        found += [Finding(Kind.NO_SPLIT, listed.place, line) for line in str(error).splitlines()]
-    splits = {stem: name for name, stems in lists.items() for stem in stems}
-    splits = splits or {pair.stem: pair.split for pair in pairs if pair.split is not None}
+    given = {pair.stem: pair.split for pair in pairs if pair.split is not None}
+    lists: dict[str, list[str]] = {}
+    # Without pairs, or without one to train on where the data name the splits, what is said of the source says why.
+    if pairs and (not given or "train" in given.values()):
+        try:
+            lists = split_.deal(pairs, run.data).stems
+        except DataError as error:
+            found += [Finding(Kind.NO_SPLIT, listed.place, line) for line in str(error).splitlines()]
+    splits = {stem: name for name, stems in lists.items() for stem in stems} or given
     near = leaks.near_pairs(pairs, facts)
     found += leaks.find(pairs, facts, near, splits, listed.groups)
-    order = {kind: at for at, kind in enumerate(Kind)}
-    found.sort(key=lambda f: (f.kind.level is not Level.FAULT, order[f.kind], str(f.file)))
     lines = []
     if lists:
         lines.append("splits: " + ", ".join(f"{name} {len(stems)}" for name, stems in lists.items()))
     if groups_file is not None:
-        kept = leaks.group(pairs, facts, near, listed.groups)
-        duplicates.write(groups_file, kept)
-        count = len(set(kept.values()))
-        many = (
-            f"{count} group{'' if count == 1 else 's'} of {len(kept)} near duplicates" if kept else "no near duplicates"
-        )
-        lines.append(f"{many} in {printable(groups_file)}: train with data.groups={printable(groups_file)}")
+        grouped = leaks.group(pairs, facts, near, listed.groups)
+        saved = groupfile.save(groups_file, former, grouped, listed, run.data)
+        if isinstance(saved, Finding):
+            found.append(saved)
+        else:
+            lines.append(saved)
+    order = {kind: at for at, kind in enumerate(Kind)}
+    found.sort(key=lambda f: (f.kind.level is not Level.FAULT, order[f.kind], str(f.file)))
     whole = [p for p in pairs if facts[p.image_part].looks is not None and facts[p.map_part].looks is not None]
     if len(whole) < len(pairs):
         lines.append(f"{len(pairs) - len(whole)} of {len(pairs)} pairs cannot be decoded: what follows is without them")

@@ -1,5 +1,6 @@
 """`memdist data check`: every planted fault is found at its file, and good files are left alone."""
 
+import contextlib
 import csv
 import io
 import itertools
@@ -88,14 +89,14 @@ def test_every_planted_fault_is_found_where_it_is_and_nothing_else(planted):
 
 
 def test_every_kind_is_planted_or_has_a_test_of_its_own(planted):
-    elsewhere = {Kind.NO_SPLIT, Kind.GROUP_STRADDLES, Kind.SOURCE}
+    elsewhere = {Kind.NO_SPLIT, Kind.GROUP_STRADDLES, Kind.SOURCE, Kind.GROUPS_KEPT}
     assert {kind for kind, _ in planted[1]} | elsewhere == set(Kind)
     assert len({kind.title for kind in Kind}) == len(Kind)
 
 
 def test_what_cannot_be_trained_on_is_a_fault_and_training_refuses_it(planted):
     folder, _, report = planted
-    decoded = {Kind.TORN, Kind.NO_PICTURE, Kind.BOMB, Kind.EMPTY, Kind.DEPTH_32, Kind.BROKEN_LINK}
+    decoded = {Kind.TORN, Kind.NO_PICTURE, Kind.BOMB, Kind.EMPTY, Kind.DEPTH_32, Kind.UNREAD, Kind.BROKEN_LINK}
     for finding in report.findings:
         if finding.kind in decoded:
             of_file = [facts for part, facts in report.facts.items() if part[0] == finding.file]
@@ -174,6 +175,32 @@ def test_pairs_without_a_split(tmp_path):
     assert "the val split would be empty" in report.findings[0].detail
 
 
+def test_folders_beside_the_splits_are_told(tmp_path):
+    folder = few(tmp_path, 12)
+    for place in (folder.images, folder.maps):
+        for number, part in ((0, "valid"), (1, "test"), *((n, "train") for n in range(2, 12))):
+            (place / part).mkdir(exist_ok=True)
+            (place / f"p{number}.png").rename(place / part / f"p{number}.png")
+        (place / ".DS_Store").touch()
+    run = settings(folder, val=0.2)
+    report = survey.survey(run)
+    found = {(f.kind, f.file, f.detail) for f in report.findings}
+    assert found == {(Kind.PASSED_OVER, f / "valid", "a folder") for f in (folder.images, folder.maps)}
+    (note,) = (n for n in split.deal(sources.find(run.data).pairs, run.data).notes if "passed over" in n)
+    assert f"{str(folder.images / 'valid')!r}, {str(folder.maps / 'valid')!r}" in note and ".DS_Store" not in note
+
+
+def test_a_table_without_train_is_told_once(tmp_path):
+    few(tmp_path, 8)
+    lines = [f"images/p{n}.png,maps/p{n}.png,{'val' if n < 4 else 'test'}" for n in range(8)]
+    (tmp_path / "pairs.csv").write_text("\n".join(["image,map,split", *lines]))
+    run = tiny.run(
+        "unet", tmp_path, **{"data.images": "null", "data.maps": "null", "data.csv": f"{tmp_path}/pairs.csv"}
+    )
+    report = survey.survey(run)
+    assert [f.kind for f in report.findings] == [Kind.SOURCE] and "the split train" in report.findings[0].detail
+
+
 def test_files_that_may_not_be_read(tmp_path, monkeypatch):
     path = tmp_path / "a.png"
     path.write_bytes(encoded(scene(1), "PNG"))
@@ -233,7 +260,7 @@ def test_pictures_that_are_nearly_one_may_share_their_map():
     facts |= {pair.map_part: known("one map") for pair in files}
     found = leaks.find(files, facts, [(0, 1), (0, 2)], {}, {})
     assert [(f.kind, f.file.stem) for f in found if f.kind is Kind.SAME_MAP] == [(Kind.SAME_MAP, "s3")]
-    assert [f.detail for f in found][:1] == ["in no split, as s0.png in no split"]
+    assert [f.detail for f in found] == ["in no split, as s0 in no split"] * 2 + ["as that of s0"]
 
 
 def test_a_sentence_on_pictures_in_two_splits():
@@ -241,6 +268,7 @@ def test_a_sentence_on_pictures_in_two_splits():
     assert leaks.repeated(rows) == []
     (sentence,) = leaks.repeated([*rows, Row("d", "val", "y", "4")])
     assert sentence.startswith("1 picture stands in more than one split, such as 'c' in test and 'd' in val")
+    assert "take one of each out, or, where fractions cut the splits, group them" in sentence
 
 
 # Other sources
@@ -312,6 +340,76 @@ def test_pairs_that_share_files_are_looked_at(tmp_path):
     folder.splits = {}
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_halves_that_are_one_picture(channels, tmp_path):
+    folder = tmp_path / "both"
+    folder.mkdir()
+    for number in range(8):
+        both = Image.new("RGB", (96, 40))
+        both.paste(scene(number), (0, 0))
+        right = {1: scene(1), 2: scene(2).convert("L"), 3: Image.new("L", (48, 40))}.get(number, blob(number))
+        both.paste(right, (48, 0))
+        both.save(folder / f"p{number}.png")
+    blank = Image.new("RGB", (96, 40))
+    blank.save(folder / "blank.png")
+    given = {"side_by_side": str(folder), "images": "null", "maps": "null", "map_channels": channels}
+    report = survey.survey(tiny.run("unet", tmp_path, **{f"data.{key}": value for key, value in given.items()}))
+    assert [f.file.name for f in report.findings if f.kind is Kind.MAP_IS_PICTURE] == ["p1.png"]
+
+
+# Files of groups
+
+
+def test_groups_that_a_person_wrote_are_never_lost(tmp_path):
+    folder = few(tmp_path, 8)
+    folder.with_map("p3 again.jpg", encoded(Image.open(folder.images / "p3.png"), "JPEG", quality=60))
+    mine = tmp_path / "mine.csv"
+    for text in ("stem,group\np1,mine\np2,mine\n", "stem,group\ngone,gone\nlost,gone\n", "stem,group\np1,x\np3,p3\n"):
+        mine.write_text(text)
+        report = survey.survey(settings(folder, val=0.3, test=0.3), mine)
+        (finding,) = (f for f in report.findings if f.kind is Kind.GROUPS_KEPT)
+        assert mine.read_text() == text and finding.file == mine and "would be lost" in finding.detail
+        assert not any("data.groups=" in line for line in report.lines)
+    # What was written from copies may be written again, and so may what is read, with what no pair has now.
+    mine.write_text("stem,group\np3,p3\np3 again,p3\n")
+    survey.survey(settings(folder, val=0.3, test=0.3), mine)
+    assert mine.read_text() == "stem,group\np3,p3\np3 again,p3\n"
+    mine.write_text("stem,group\np1,mine\np2,mine\nabsent,mine\np5,alone\n")
+    report = survey.survey(settings(folder, val=0.3, test=0.3, groups=str(mine)), mine)
+    assert Kind.GROUPS_KEPT not in kinds(report)
+    assert mine.read_text() == "stem,group\nabsent,p1\np1,p1\np2,p1\np3,p3\np3 again,p3\np5,alone\n"
+
+
+def test_a_file_of_groups_with_a_fault_is_not_written_over(tmp_path):
+    folder = few(tmp_path, 8)
+    mine, text = tmp_path / "mine.csv", "stem,group\np1,x\np2,x\np1,x\n"
+    mine.write_text(text)
+    for groups in ("null", str(mine)):
+        with pytest.raises(DataError, match="names a stem twice: keep one line, or name a new file"):
+            survey.survey(settings(folder, val=0.3, test=0.3, groups=groups), mine)
+    report = survey.survey(settings(folder, val=0.3, test=0.3, groups=str(mine)), tmp_path / "other.csv")
+    assert kinds(report) == {Kind.NO_SPLIT: 1, Kind.GROUPS_KEPT: 1}
+    assert mine.read_text() == text and not (tmp_path / "other.csv").exists()
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_groups_are_no_advice_where_the_splits_are_given(given, tmp_path):
+    folder = few(tmp_path, 8)
+    folder.with_map("p3 again.png", (folder.images / "p3.png").read_bytes())
+    lists = {"val": ["p1"], "test": ["p3 again"]} if given else {}
+    folder.splits = lists
+    fractions = {} if given else {"val": 0.3, "test": 0.3}
+    report = survey.survey(settings(folder, **fractions), tmp_path / "groups.csv")
+    (line,) = (line for line in report.lines if "groups.csv" in line)
+    assert line.startswith("1 group of 2 near duplicates in ")
+    refused = "training would refuse data.groups=" in line and "take copies out (the group 'p3' stands in" in line
+    assert (refused, "train with data.groups=" in line) == (given, not given)
+    with pytest.raises(DataError) if given else contextlib.nullcontext():
+        split.deal(
+            sources.find(report.run.data).pairs, settings(folder, **fractions, groups=f"{tmp_path}/groups.csv").data
+        )
+
+
 def test_nothing_but_a_file_of_groups_is_written_over(tmp_path):
     folder = few(tmp_path, 8)
     mine = tmp_path / "mine.csv"
@@ -339,10 +437,11 @@ def test_names_with_odd_spaces_are_grouped_as_well(tmp_path):
 
 def test_training_is_refused_what_its_files_headers_rule_out(planted):
     _, expected, report = planted
-    cheap = {Kind.EMPTY, Kind.BOMB, Kind.NO_PICTURE, Kind.BROKEN_LINK, Kind.FOLDER, Kind.SPECIAL}
+    cheap = {Kind.EMPTY, Kind.BOMB, Kind.NO_PICTURE, Kind.UNREAD, Kind.DEPTH_32}
+    cheap |= {Kind.BROKEN_LINK, Kind.FOLDER, Kind.SPECIAL}
     for kind, path in expected:
         if kind in cheap:
-            with pytest.raises(DataError, match="1 files? cannot be trained on") as error:
+            with pytest.raises(DataError, match=rf"1 file cannot be trained on: .* \({kind.title}\)") as error:
                 check.cheap([PairFile(path.stem, path, path.with_name("good 000.png"))][:1])
             assert repr(str(path)) in str(error.value) and "memdist data check" in str(error.value)
     with pytest.raises(DataError, match="and 1 more") as error:
@@ -436,8 +535,10 @@ def test_groups_are_written_by_the_command(tmp_path, line, capfd):
     (folder.images / "p3 again.jpg").unlink()
     (folder.maps / "p3 again.png").unlink()
     code, out, _ = command(capfd, *line, "data.map_channels=1", "--group-duplicates", target)
-    assert code == 0 and "no near duplicates" in out
-    assert target.read_text() == "stem,group\n"
+    assert code == 1 and "groups not written" in out and "the group 'p3' of 'p3' in it would be lost" in out
+    assert target.read_text() == "stem,group\np3,p3\np3 again,p3\n"
+    code, out, _ = command(capfd, *line, "data.map_channels=1", "--group-duplicates", tmp_path / "new.csv")
+    assert code == 0 and "no near duplicates" in out and (tmp_path / "new.csv").read_text() == "stem,group\n"
 
 
 @pytest.mark.parametrize("where", ["nowhere/groups.csv", "images", "/proc/groups.csv"])
@@ -471,8 +572,11 @@ def test_folders_without_pictures(tmp_path, line, capfd):
     code, _, err = command(capfd, *line)
     assert code == 2 and "holds no pictures" in err
     (tmp_path / "images" / "a.png").write_bytes(encoded(scene(1), "PNG"))
+    code, out, err = command(capfd, *line)
+    assert code == 2 and out == "" and "data.maps = " in err and "holds no pictures" in err
+    (tmp_path / "maps" / "b.png").write_bytes(encoded(blob(1), "PNG"))
     code, out, _ = command(capfd, *line)
-    assert code == 1 and "picture without map" in out and "no split" in out
+    assert code == 1 and "picture without map" in out and "has the stem of a map" in out and "no split" not in out
 
 
 def shown(report, **options) -> str:

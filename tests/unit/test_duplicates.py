@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance
 
-from memdist.data import duplicates
+from memdist.data import duplicates, groupfile
 from memdist.data.duplicates import SIDE
 from memdist.errors import CheckpointError
 
@@ -106,10 +106,10 @@ def test_groups_are_what_pairs_connect():
 
 def test_the_file_of_groups(tmp_path):
     path = tmp_path / "g.csv"
-    duplicates.write(path, {"b": "a", "a": "a", 'c,"d"': "e"})
+    groupfile.write(path, {"b": "a", "a": "a", 'c,"d"': "e"})
     assert path.read_text() == 'stem,group\na,a\nb,a\n"c,""d""",e\n'
-    duplicates.check_target(path)
+    groupfile.check(path)
     assert path.exists() and list(tmp_path.iterdir()) == [path]
     for bad in (tmp_path, tmp_path / "no" / "g.csv", path / "g.csv"):
         with pytest.raises(CheckpointError, match="cannot write"):
-            duplicates.check_target(bad)
+            groupfile.check(bad)
