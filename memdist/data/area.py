@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +12,7 @@ import numpy.typing as npt
 Span = tuple[float, float]
 """From where to where, in pixels and eighths of them, which is what a JPEG that is decoded small ends in."""
 _PARTS = 8
-_AT_ONCE = 2**18
+_AT_ONCE = 2**20
 
 
 class _Cells(NamedTuple):
@@ -33,13 +33,17 @@ def shrunk(pixels: npt.NDArray[np.uint8], rows: Span, height: int, columns: Span
     """
     tall, wide = pixels.shape[:2]
     down, across = _cells(height, tall, *rows), _cells(width, wide, *columns)
+    channels = pixels[0, 0].size
     lines = _sums(pixels.reshape(tall, -1), down, 255)  # the long way first, along the memory
-    turned = np.ascontiguousarray(lines.reshape(height, wide, -1).transpose(1, 0, 2)).reshape(wide, -1)
-    sums = _sums(turned, across, 255 * down.total).astype(np.float64)
+    sums = _sums(_turned(lines, channels), across, 255 * down.total).astype(np.float64)
     means = np.floor(sums / (down.total * across.total) + 0.5).astype(np.uint8)
-    return np.ascontiguousarray(means.reshape(width, height, -1).transpose(1, 0, 2)).reshape(
-        height, width, *pixels.shape[2:]
-    )
+    return _turned(means, channels).reshape(height, width, *pixels.shape[2:])
+
+
+def _turned(lines: npt.NDArray[Any], channels: int) -> npt.NDArray[Any]:
+    """Exchange rows and columns: [a, b * channels] to [b, a * channels]."""
+    whole = lines.view(np.dtype((np.void, channels * lines.itemsize)))  # moved pixel by pixel: twice as fast
+    return np.ascontiguousarray(whole.T).view(lines.dtype)
 
 
 def means(values: npt.NDArray[np.float64], cells: int) -> npt.NDArray[np.float64]:
@@ -72,7 +76,7 @@ def _sums(values: npt.NDArray[np.generic], cells: _Cells, peak: float) -> npt.ND
     kind = np.float32 if peak * cells.total <= 2**24 else np.float64
     weights = cells.weights.astype(kind)[:, None]
     found = np.empty((len(cells.pixels), values.shape[1]), kind)
-    step = max(1, _AT_ONCE // (cells.pixels.shape[1] * values.shape[1]))  # what a core's cache holds
+    step = max(1, _AT_ONCE // (cells.pixels.shape[1] * values.shape[1]))  # some megabytes at once
     for at in range(0, len(found), step):
         rows = values[cells.pixels[at : at + step]].astype(kind)  # [step, most, m]
         np.matmul(weights[at : at + step], rows, out=found[at : at + step, None])

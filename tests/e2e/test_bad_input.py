@@ -154,6 +154,7 @@ TABLES = {
     "empty.csv": b"",
     "no columns.csv": b"picture;map\n1;2\n",
     "no pairs.csv": b"image,map\n",
+    "slip.csv": b"image,map,Split\n1,2,test\n",
     "nul.csv": b"image,map\na\0,b\n",
     "latin.csv": b"image,map\n\xe9,b\n",
     "absent.csv": b"image,map\n/nowhere/a.png,/nowhere/b.png\n",
@@ -190,6 +191,14 @@ CASES: dict[str, tuple[str, str]] = {
     "a folder for a CSV": ("train {config} data.csv={data} --out {out}", "is not a file"),
     "an empty CSV": ("train {config} data.csv=<empty.csv> --out {out}", "is empty"),
     "a CSV without its columns": ("train {config} data.csv=<no columns.csv> --out {out}", "has no column image"),
+    "a CSV with a misspelt column": (
+        "train {config} data.csv=<slip.csv> --out {out}",
+        "has a column 'Split', which would be passed over: call it split",
+    ),
+    "a list of stems that has no end": (
+        TRAIN + " data.val=/dev/zero",
+        "data.val = /dev/zero is not a file: give a text file",
+    ),
     "a CSV without pairs": ("train {config} data.csv=<no pairs.csv> --out {out}", "has a header and no pairs"),
     "a CSV with NUL": ("train {config} data.csv=<nul.csv> --out {out}", "line 2 of data.csv"),
     "a CSV in Latin-1": ("train {config} data.csv=<latin.csv> --out {out}", "is not UTF-8 text"),
