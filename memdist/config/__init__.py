@@ -15,33 +15,26 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pydantic
-import yaml
 from pydantic import ValidationError
 
+from memdist.config.kinds import Count, Dropout, Folder, Fraction, Positive, Settings, Widths, runtime
 from memdist.config.schema import (
     Augment,
     Batch,
     Checkpoint,
-    Count,
     Data,
     Divergence,
-    Dropout,
     Ema,
     Eval,
-    Folder,
-    Fraction,
     Init,
     Log,
     Optim,
-    Positive,
     Run,
     Schedule,
     Select,
-    Settings,
     Validate,
-    Widths,
-    runtime,
 )
+from memdist.config.text import DEEPEST, parse, written
 from memdist.errors import ConfigError
 
 __all__ = [
@@ -79,55 +72,8 @@ __all__ = [
     "resolve",
     "runtime",
     "shipped",
+    "written",
 ]
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML as people write it: 1e-4 is a number, and a key that stands twice is a mistake."""
-
-
-class _Dumper(yaml.SafeDumper):
-    """Quotes what the loader would read as a number."""
-
-
-for _kind in (_Loader, _Dumper):
-    _kind.add_implicit_resolver(
-        "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
-    )
-
-
-def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
-    made: dict[Any, Any] = {}
-    for key_node, value_node in node.value:
-        key = loader.construct_object(key_node, deep=True)
-        line = key_node.start_mark.line + 1
-        if not isinstance(key, str):
-            raise ConfigError(
-                f"line {line}: {str(key)!r} cannot be a key: a key is a word, quoted if it looks like a number"
-            )
-        if key in made:
-            raise ConfigError(f"line {line}: the key {key!r} stands twice; keep one")
-        made[key] = loader.construct_object(value_node, deep=True)
-    return made
-
-
-_Loader.add_constructor("tag:yaml.org,2002:map", _mapping)
-
-
-def parse(text: str, source: str) -> Any:
-    """Parse YAML; a ConfigError names `source` and the place of the mistake."""
-    try:
-        return yaml.load(text, _Loader)  # a SafeLoader: nothing is executed
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""
-        why = getattr(error, "problem", None) or getattr(error, "reason", None) or "not YAML"
-        raise ConfigError(f"{source} is not valid YAML{place}: {why}") from error
-    except ConfigError as error:
-        raise ConfigError(f"{source}, {error}") from None
-    except (ValueError, RecursionError) as error:  # a date that is none, or groups within groups without end
-        why = "too deeply nested" if isinstance(error, RecursionError) else str(error)
-        raise ConfigError(f"{source} is not valid YAML: {why}") from error
 
 
 def shipped() -> dict[str, Path]:
@@ -151,7 +97,9 @@ def find(name: str) -> Path:
         return known[name]
     near = difflib.get_close_matches(name, known, n=3)
     hint = f"did you mean {' or '.join(near)}?" if near else f"shipped ones are {', '.join(known)}"
-    raise ConfigError(f"there is no configuration {name!r}: give a YAML file or the name of a shipped one; {hint}")
+    raise ConfigError(
+        f"there is no configuration {_short(name)}: give a YAML file or the name of a shipped one; {hint}"
+    )
 
 
 def read(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
@@ -172,9 +120,9 @@ def override(raw: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     """Lay `key.sub=value` settings, their values read as YAML, over raw settings."""
     for text in overrides:
         name, equals, value = text.partition("=")
-        if not equals or not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", name):
-            raise ConfigError(f"{text!r} is no setting: write key=value, for example optim.generator.lr=1e-4")
         *groups, last = name.split(".")
+        if not equals or not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", name) or len(groups) >= DEEPEST:
+            raise ConfigError(f"{_short(text)} is no setting: write key=value, for example optim.generator.lr=1e-4")
         level = raw
         if groups[:1] == ["model"] and isinstance(raw.get("model"), str):
             raw["model"] = {"name": raw["model"]}
@@ -201,31 +149,46 @@ def resolve(raw: Mapping[str, Any], model: type[Settings], networks: Sequence[st
     except ValidationError as error:
         known = [name for name, _, _ in fields(kind)]
         known += sorted({name.rpartition(".")[0] for name in known} - {""})
-        raise ConfigError("\n".join(_sentence(e, known) for e in _distinct(error))) from error
+        raise ConfigError("\n".join(_sentence(e, known) for e in _distinct(error, kind).items())) from error
 
 
-def _distinct(error: ValidationError) -> list[list[Any]]:
-    """The complaints of each field: a union has one of each of its members."""
+def _distinct(error: ValidationError, kind: type[Settings]) -> dict[str, list[Any]]:
+    """The complaints of each field, by dotted name: a union has one of each of its members."""
     found: dict[str, list[Any]] = {}
     for entry in error.errors():
-        found.setdefault(_dotted(entry["loc"]), []).append(entry)
-    return list(found.values())
+        found.setdefault(_dotted(entry["loc"], kind), []).append(entry)
+    return found
 
 
-def _dotted(loc: Sequence[int | str]) -> str:
-    return ".".join(str(p) for p in loc if not re.search(r"[\[\]()-]|^(float|int|str|bool)$", str(p)))
+def _dotted(loc: Sequence[int | str], kind: type[Settings]) -> str:
+    """Dotted name of a place in settings: within a group all parts are keys; within a value words name kinds of it."""
+    parts: list[str] = []
+    level: type[Settings] | None = kind
+    for part in loc:
+        if level is not None or isinstance(part, int):
+            parts.append(str(part))
+        if level is not None:
+            known = (info for name, info in level.model_fields.items() if part == (info.alias or name))
+            level = next(map(_group_of, known), None)
+    return ".".join(parts)
 
 
-def _sentence(entries: Sequence[Mapping[str, Any]], known: Sequence[str]) -> str:
+def _short(value: Any) -> str:
+    said = repr(value)
+    return said if len(said) <= 200 else f"{said[:197]}..."
+
+
+def _sentence(complaint: tuple[str, Sequence[Mapping[str, Any]]], known: Sequence[str]) -> str:
+    name, entries = complaint
     entry = entries[0]
-    name, given = _dotted(entry["loc"]), entry.get("input")
     if entry["type"] == "extra_forbidden":
         last = name.rsplit(".", 1)[-1]
         near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
         near += [k for k in known if k.rsplit(".", 1)[-1] == last and k not in near][:3]
         hint = f"did you mean {' or '.join(near[:3])}?" if near else "`memdist models show NAME` lists all keys"
-        return f"there is no setting {name!r}; {hint}"
-    return f"{name} = {given!r} cannot be: it should be {' or '.join(dict.fromkeys(map(_allowed, entries)))}"
+        return f"there is no setting {_short(name)}; {hint}"
+    allowed = " or ".join(dict.fromkeys(map(_allowed, entries)))
+    return f"{name} = {_short(entry.get('input'))} cannot be: it should be {allowed}"
 
 
 def _allowed(entry: Mapping[str, Any]) -> str:
@@ -249,15 +212,17 @@ def fields(kind: type[Settings], prefix: str = "", changes: bool = False) -> Ite
         extra = info.json_schema_extra
         moves = changes or (isinstance(extra, dict) and bool(extra.get("runtime")))
         dotted = prefix + (info.alias or name)
-        inner = next((t for t in (info.annotation, *get_args(info.annotation)) if _is_group(t)), None)
+        inner = _group_of(info)
         if inner is not None:
             yield from fields(inner, dotted + ".", moves)
         else:
             yield dotted, info, moves
 
 
-def _is_group(kind: Any) -> bool:
-    return isinstance(kind, type) and issubclass(kind, Settings)
+def _group_of(info: Any) -> type[Settings] | None:
+    """The group that a field is, if it is one and no single value."""
+    kinds = (info.annotation, *get_args(info.annotation))
+    return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Settings)), None)
 
 
 def plain(run: Settings) -> dict[str, Any]:
@@ -292,4 +257,4 @@ def fingerprint(values: Mapping[str, Any], digits: int = 8) -> str:
 
 def dump(run: Settings) -> str:
     """Settings as YAML that is itself a valid configuration."""
-    return yaml.dump(plain(run), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+    return written(plain(run))

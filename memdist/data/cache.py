@@ -81,10 +81,16 @@ class Truth:
 
 
 def default_folder() -> Path:
-    """Folder of caches: $MEMDIST_CACHE, else memdist in $XDG_CACHE_HOME, else ~/.cache/memdist."""
-    if own := os.environ.get("MEMDIST_CACHE"):
-        return Path(own).expanduser().absolute()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser().absolute() / "memdist"
+    """Folder of caches: $MEMDIST_CACHE, else memdist in $XDG_CACHE_HOME, else ~/.cache/memdist; raises DataError."""
+    own, theirs = os.environ.get("MEMDIST_CACHE"), os.environ.get("XDG_CACHE_HOME")
+    given = Path(own or theirs or "~/.cache")
+    try:
+        found = given.expanduser().absolute()
+    except RuntimeError as error:  # ~name, and nobody here is called that; or this user has no home
+        raise DataError(
+            f"the folder of caches cannot be {given}: there is no such home; set MEMDIST_CACHE (or data.cache) to a path in full"
+        ) from error
+    return found if own else found / "memdist"
 
 
 def open_or_build(

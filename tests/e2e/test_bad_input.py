@@ -97,6 +97,8 @@ def make(kind: str, here: Path) -> Path:
         path.write_text("model: {name: [unet]}\n")
     elif kind == "torn.yaml":
         path.write_text("model: {name: unet\n")
+    elif kind in CONFIGURATIONS:
+        path.write_bytes(CONFIGURATIONS[kind])
     elif kind in TABLES:
         path.write_bytes(TABLES[kind])
     elif kind == "odd widths":
@@ -148,6 +150,13 @@ def make(kind: str, here: Path) -> Path:
         (path / "thesis.tex").write_text("precious")
     return path
 
+
+# Configurations that cannot be used, by name.
+CONFIGURATIONS = {
+    "dash.yaml": b"model: unet\nlearning-rate: 3\n",
+    "bomb.yaml": b"model: unet\na: &a [x, x, x]\nb: &b [*a, *a, *a]\nc: [*b, *b, *b]\n",
+    "half.yaml": b'model: unet\ndata: {images: "\\ud800x"}\n',
+}
 
 # CSV files that cannot be used, by name.
 TABLES = {
@@ -236,6 +245,14 @@ CASES: dict[str, tuple[str, str]] = {
         "data check {config} data.images={data}/images data.maps={data}/maps --group-duplicates {tmp}/nowhere/groups.csv",
         "cannot write {tmp}/nowhere/groups.csv",
     ),
+    "images in nobody's home": (
+        "train {config} data.images=~nobody-of-that-name/x data.maps={data}/maps --out {out}",
+        "data.images = '~nobody-of-that-name/x' cannot be",
+    ),
+    "a setting with a dash": ("train <dash.yaml> --out {out}", "there is no setting 'learning-rate'; "),
+    "a value that stands for others": ("train <bomb.yaml> --out {out}", "line 3: *a stands for another value"),
+    "half of a character": ("train <half.yaml> --out {out}", "line 2: '\\ud800x' holds half of a character"),
+    "a number of thousands of digits": (TRAIN + " seed=0x" + "f" * 4500, "it has 4502 characters, and may have 100"),
     "size below the stride": (TRAIN + " data.size=12", "data.size = 12 does not fit model.multipliers"),
     "batch larger than the split": (TRAIN + " batch.size=400", "batch.size = 400 is larger than the training split"),
     "batch that does not divide": (TRAIN + " batch.micro=3", "batch.size = 4 cannot be shared"),

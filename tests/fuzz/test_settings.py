@@ -49,6 +49,8 @@ def _resolved(raw: Any) -> None:
 def _is_said_well(error: MemdistError) -> None:
     lines = str(error).splitlines()
     assert lines and all(line.strip() for line in lines), "an error without words"
+    assert not any(line.startswith(" = ") or "setting ''" in line for line in lines), "an error that names nothing"
+    assert all(len(line) < 1000 for line in lines), "an error that is no sentence"
     assert "Traceback" not in str(error) and "pydantic.dev" not in str(error)
 
 
@@ -88,6 +90,11 @@ def test_any_value_of_a_known_key_resolves_or_is_refused(model: str, given_: dic
 @example(["epochs=" + "[" * 2000])
 @example(["seed=" + "9" * 5000])
 @example(["data.images=\0"])
+@example(["data.images=~nobody-of-that-name/x"])
+@example(["seed=0x" + "f" * 4500])
+@example(['data.images="\\ud800x"'])
+@example(["a." * 2000 + "b=1"])
+@example(["epochs=" + "[" * 250 + "]" * 250])
 def test_any_words_of_a_command_line_are_settings_or_refused(overrides: list[str]) -> None:
     try:
         raw = config.override({"model": {"name": "unet"}}, overrides)
@@ -99,9 +106,16 @@ def test_any_words_of_a_command_line_are_settings_or_refused(overrides: list[str
 
 @given(st.binary(max_size=200) | st.text(max_size=200).map(lambda t: t.encode("utf-8", "surrogatepass")))
 @example(
-    b"a: &a [x]\n"
-    + b"".join(b"%c: &%c [*%c,*%c,*%c,*%c,*%c,*%c,*%c,*%c]\n" % (c, c, *[c - 1] * 8) for c in range(98, 110))
+    b"model: unet\na: &a [x]\n"
+    + b"".join(b"%c: &%c [*%c,*%c,*%c,*%c,*%c,*%c,*%c,*%c]\n" % (c, c, *[c - 1] * 8) for c in range(98, 104))
 )
+@example(b"model: unet\nseed: 0x" + b"f" * 4500)
+@example(b"model: unet\nseed: 1" + b":59" * 3000 + b".5")
+@example(b'model: unet\ndata: {images: "\\ud800x"}\n')
+@example(b"model: unet\nepochs: " + b"[" * 250 + b"]" * 250)
+@example(b"model: unet\nepochs: !!int ''\n")
+@example(b"model: unet\noptim: {unet: {my-lr: 1}}\n")
+@example(b"model: unet\ndata: {images: ~nobody-of-that-name/x}\n")
 @example(b"? [a, b]\n: 1\n")
 @example(b"a: !!python/object/apply:os.system ['true']\n")
 @example(b"a: 2026-99-99\n")
@@ -115,6 +129,7 @@ def test_any_bytes_are_a_configuration_or_refused(tmp_path: Path, text: bytes) -
     except ConfigError as error:
         _is_said_well(error)
         return
+    assert len(repr(raw)) <= 1000 + 20 * len(text), "what was read is far larger than what was written"
     _resolved(raw)
 
 

@@ -75,7 +75,23 @@ def test_a_byte_order_mark_is_no_matter(tmp_path: Path) -> None:
         (b"{}\n", "holds no settings"),
         (b"a: [1\n", r"is not valid YAML \(line 2, column 1\)"),
         (b"a: 1\n\tb: 2\n", r"is not valid YAML \(line 2, column 1\)"),
-        (b"a: &x [*x]\n", "is not valid YAML"),
+        (b"a: &x [*x]\n", r"line 1: \*x stands for another value"),
+        (b"a: &x {b: 1}\nc:\n  <<: *x\n", r"line 3: \*x stands for another value"),
+        (b"a: 1\n<<: {b: 1}\n", "line 2: << takes settings from another group"),
+        (b"a: &x 1\n? *x\n: 2\n", r"line 2: \*x stands for another value"),
+        (b"a: 1\nseed: 0x" + b"f" * 4500, r"line 2: 0xf+\.\.\. cannot be a number: it has 4502 characters"),
+        (b"seed: " + b"9" * 5000, r"line 1: 9+\.\.\. cannot be a number: it has 5000 characters"),
+        (b"seed: 1" + b":59" * 3000, "line 1: 1:59.* cannot be a number: it has 9001 characters"),
+        (b"lr: 1" + b":59" * 3000 + b".5", "line 1: 1:59.* cannot be a number: it has 9003 characters"),
+        (b"a: !!int ''\n", "line 1: '' cannot be a number"),
+        (b"a: !!float x\n", "line 1: 'x' cannot be a number"),
+        (b"a: !!bool x\n", "line 1: 'x' cannot be true or false"),
+        (b"a: !!timestamp x\n", "line 1: 'x' cannot be a date"),
+        (b"a: 2026-99-99\n", "line 1: '2026-99-99' cannot be a date"),
+        (b"a: !!map [[b, c]]\n", "line 1: what stands after !!map"),
+        (b'data: {images: "\\ud800x"}\n', r"line 1: '\\ud800x' holds half of a character"),
+        (b'"\\udfff": 1\n', r"line 1: '\\udfff' holds half of a character"),
+        (b"a: " + b"[" * 17 + b"]" * 17, "line 1: more than 16 groups or lists within each other"),
         (b"a: 1\n---\nb: 2\n", "another document"),
         (b"a: !!python/object/apply:os.getcwd []\n", "is not valid YAML"),
         (b"a: 1\nb: 2\na: 3\n", "the key 'a' stands twice"),
@@ -92,6 +108,42 @@ def test_what_is_no_configuration_is_said_with_its_path(tmp_path: Path, text: by
         config.read(path)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_few_bytes_cannot_become_gigabytes(tmp_path: Path) -> None:
+    """Nine levels of nine names for the level before: 500 bytes that stand for 400 million words."""
+    levels = [
+        f"{name}: &{name} [{', '.join([f'*{before}'] * 9)}]"
+        for before, name in zip("abcdefgh", "bcdefghi", strict=True)
+    ]
+    text = "\n".join(["model: unet", f"a: &a [{', '.join(['x'] * 9)}]", *levels])
+    with pytest.raises(ConfigError, match=r"my.yaml, line 3: \*a stands for another value"):
+        config.read(_write(tmp_path, text))
+    for value in ("[&x [1], *x]", "{a: &x 1, b: *x}"):
+        with pytest.raises(ConfigError, match=r"the value of epochs, line 1: \*x stands for another value"):
+            config.override({}, [f"epochs={value}"])
+
+
+@pytest.mark.parametrize(
+    ("setting", "says"),
+    [
+        ("seed=0x" + "f" * 4500, "the value of seed, line 1: 0xffffffffffffffffff... cannot be a number"),
+        ("seed=1" + ":59" * 3000, "the value of seed, line 1: 1:59:59:59:59:59:59:... cannot be a number"),
+        ('data.images="\\ud800x"', "the value of data.images, line 1: '\\ud800x' holds half of a character"),
+        ("epochs=" + "[" * 300 + "]" * 300, "the value of epochs, line 1: more than 16 groups or lists"),
+        ("a." * 300 + "b=1", "is no setting: write key=value"),
+        ("seed=[" + "9, " * 5000 + "]", "seed = [9, 9, 9"),
+    ],
+)
+def test_an_override_of_any_size_gets_one_short_sentence(setting: str, says: str) -> None:
+    (sentence,) = _sentences(setting)
+    assert says in sentence and len(sentence) < 400
+
+
+def test_every_value_that_is_written_is_written_out() -> None:
+    shared = [1, 2]
+    text = config.written({"a": shared, "b": shared})
+    assert config.parse(text, "it") == {"a": [1, 2], "b": [1, 2]}
 
 
 def test_a_folder_or_nothing_cannot_be_read(tmp_path: Path) -> None:
@@ -189,6 +241,11 @@ def test_values_are_read_into_their_types() -> None:
     assert run.data.val == 0.25
     assert run.data.test == Path.cwd() / "test.txt"
     assert run.init.from_ == Path.cwd() / "runs/a"
+
+
+def test_a_folder_may_not_start_at_nobodys_home() -> None:
+    (sentence,) = _sentences("data.images=~nobody-of-that-name/x")
+    assert sentence.startswith("data.images = '~nobody-of-that-name/x' cannot be: it should be a path that starts at")
 
 
 def test_a_folder_may_start_at_home(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -298,6 +355,20 @@ def test_a_wrong_key_names_the_nearest(setting: str, near: str) -> None:
     (sentence,) = _sentences(setting)
     assert sentence.startswith("there is no setting ")
     assert near in re.split(r" or |\?| ", sentence.split("did you mean ")[1])
+
+
+@pytest.mark.parametrize(
+    "key", ["learning-rate", "optim.generator.my-lr", "data.(size)", "model.[x]", "float", "model.int"]
+)
+def test_a_wrong_key_is_named_whatever_it_is_made_of(key: str) -> None:
+    *groups, last = key.split(".")
+    raw: dict[str, Any] = {"model": {"name": "toy"}}
+    level = raw
+    for group in groups:
+        level = level.setdefault(group, {})
+    level[last] = 3
+    (sentence,) = _sentences(raw=raw)
+    assert sentence.startswith(f"there is no setting {key!r}; ")
 
 
 def test_a_key_like_no_other_gets_told_where_to_look() -> None:
