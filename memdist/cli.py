@@ -8,6 +8,8 @@ Everything is imported inside the functions that use it, so that `memdist --help
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import re
 import sys
@@ -22,6 +24,8 @@ from memdist.errors import ConfigError, MemdistError, printable
 
 # Plain help text: drawing boxes round it would cost a third of the time in which --help must answer.
 _PLAIN: dict[str, Any] = {"no_args_is_help": True, "rich_markup_mode": None}
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EPIPE)
 
 _SETTING = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*=")
 
@@ -251,7 +255,7 @@ def models_show(
     """Print every setting of a model as YAML that is a valid CONFIG: `memdist models show palette > my.yaml`."""
     from memdist import models as registry
 
-    typer.echo(registry.show(name).rstrip("\n"))
+    _show(registry.show(name).rstrip("\n"))
 
 
 @app.command()
@@ -285,22 +289,40 @@ def _bench() -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command with `arguments` (default: the process's own) and leave with its exit code."""
     try:
-        app(args=arguments, prog_name="memdist")
+        try:
+            app(args=arguments, prog_name="memdist")
+        except SystemExit:
+            if sys.stdout is not None:
+                sys.stdout.flush()  # what was printed last may find no room, which else shows when nobody can answer
+            raise
     except MemdistError as error:
         # A mistake that all ranks make is told once; one of a single rank would else be silent.
         who = "memdist" if _speaks() else f"memdist (rank {os.environ['RANK']})"
         for sentence in str(error).split("\n"):
-            print(f"{who}: {printable(sentence)}", file=sys.stderr)
+            _complain(f"{who}: {printable(sentence)}")
         sys.exit(2)
     except OSError as error:
-        # A name that is too long, a folder that may not be looked into: found wherever a path is first used.
-        if error.filename is None:
+        why = (error.strerror or str(error)).lower()
+        if error.filename is not None:
+            # A name that is too long, a folder that may not be looked into: found wherever a path is first used.
+            where = printable(os.fsdecode(error.filename))
+            _complain(f"memdist: {where} cannot be used: {why}; give another path, or make it accessible")
+        elif error.errno in _NO_ROOM:
+            from memdist import output
+
+            output.mute()
+            _complain(f"memdist: a file or the output cannot be written: {why}; make room, or choose another place")
+        else:
             raise
-        where, why = printable(os.fsdecode(error.filename)), (error.strerror or str(error)).lower()
-        print(f"memdist: {where} cannot be used: {why}; give another path, or make it accessible", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _complain(sentence: str) -> None:
+    """Say what is wrong, wherever that can be read; the exit code says it as well."""
+    with contextlib.suppress(OSError):
+        print(sentence, file=sys.stderr)
 
 
 def _resolve(config: str, overrides: Sequence[str] | None) -> Any:
@@ -318,9 +340,7 @@ def _speaks() -> bool:
 def _show(renderable: Any) -> None:
     if not _speaks():
         return
-    from rich.console import Console
+    from memdist import output
 
-    terminal = Console(highlight=False)
-    # A file or a pipe has no width: tables keep theirs, and sentences are not broken.
-    console = terminal if terminal.is_terminal else Console(highlight=False, width=200)
-    console.print(renderable, soft_wrap=isinstance(renderable, str), markup=False)
+    console = output.console(needed=True)
+    console.print(renderable, soft_wrap=isinstance(renderable, str))

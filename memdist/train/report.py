@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from memdist import rundir
+from memdist import output, rundir
 from memdist.config import Log
 from memdist.errors import ConfigError
 from memdist.train.board import Board
@@ -52,11 +52,7 @@ class Report:
         self._losses = ""
         if not speaks:
             return
-        from rich.console import Console
-
-        self._console = Console(highlight=False)
-        if not self._console.is_terminal:
-            self._console = Console(highlight=False, width=200)
+        self._console = output.console(needed=False)
         if settings.tensorboard:
             with rundir.naming(run / rundir.TENSORBOARD):
                 self._writer = Board(run / rundir.TENSORBOARD, purge_step=step + 1)
@@ -79,9 +75,9 @@ class Report:
             self._bars.start()
 
     def say(self, sentence: str) -> None:
-        """Print a sentence."""
+        """Print a sentence; what cannot be printed is no reason to end a training."""
         if self._speaks:
-            self._console.print(sentence, markup=False, soft_wrap=True)
+            self._console.print(sentence, soft_wrap=True)
 
     def step(self, step: int) -> None:
         """Take note of steps done; cheap, called each step."""

@@ -27,7 +27,7 @@ LINES = [
     ["model", "draws"],
     ["locks"],
     ["rundir", "triage", "foreign"],
-    ["config", "process"],
+    ["config", "process", "output"],
     ["errors"],
 ]
 DEPTH = {room: depth for depth, line in enumerate(LINES) for room in line}
@@ -46,6 +46,7 @@ WITHOUT_TORCH = {
     "draws",
     "locks",
     "process",
+    "output",
 }
 
 
