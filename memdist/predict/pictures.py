@@ -81,6 +81,8 @@ def find(inputs: Sequence[Path]) -> list[Path]:
             files += sources.pictures(path, "IMAGE_OR_FOLDER").values()
         elif path.is_file():
             files.append(path)
+        elif path.exists():
+            raise DataError(f"{path} is neither a file nor a folder: give pictures or folders of pictures")
         else:
             raise DataError(f"{path} does not exist: give pictures or folders of pictures")
     seen: dict[str, Path] = {}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
-import shutil
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,8 +22,11 @@ from memdist.data.pairs import View
 from memdist.distributed import strategy as strategy_
 from memdist.errors import CheckpointError, ConfigError
 from memdist.model import Pair, Sampling
-from memdist.train import dataset, distribution, extremes, gaze, imported, restore, score, trivial
+from memdist.train import dataset, distribution, extremes, gaze, imported, restore, score, trivial, validate
 from memdist.train.score import Predictor, Rows
+
+_HEAD = ("split", "predictor", "stem")
+"""What tells the lines of scores.csv apart."""
 
 
 def evaluate(
@@ -46,6 +48,7 @@ def evaluate(
         found.model.check(sampling)
         extractor = distribution.load(run.eval.fid_weights, strategy.device)
         fixations.check(run.data.fixations)
+        strategy.first(lambda: _ready(folder))
         data = dataset.load(run, strategy)
         foreign = imported.is_imported(folder)
         if not foreign and split_.fingerprint(split_.read(folder / rundir.SPLIT)) != split_.fingerprint(data.table):
@@ -146,7 +149,7 @@ def _score_split(
         seen=see,
     )
     spent = float(strategy.gather(torch.tensor([seconds], device=strategy.device)).max())
-    samples = folder / rundir.SAMPLES / name
+    strips = seen.strips(rows, values["model"]["l1"], strategy)
     sizes = sorted(set(opened[0].sizes))
     means = {who: {m: _summary(v) for m, v in by.items()} for who, by in values.items()}
     reached = [v["l1"]["mean"] for who, v in means.items() if who != "model" and v["l1"]["mean"] is not None]
@@ -172,16 +175,54 @@ def _score_split(
             held.enter_context(locks.hold(folder, rundir.SCORING_LOCK, queue=True))
 
         strategy.first(wait_our_turn)
-        strategy.first(lambda: shutil.rmtree(samples, ignore_errors=True))
-        seen.write(samples, rows, values["model"]["l1"])
-        # All pictures are there before the turn ends.
-        strategy.gather(torch.zeros(1, device=strategy.device))
-        strategy.first(lambda: _write(folder, name, record, pixels, rows, values))
+        strategy.first(lambda: _write(folder, name, record, pixels, rows, values, strips))
 
 
 def _summary(values: np.ndarray) -> dict[str, Any]:
     summary = metrics.summarise(values)
     return {"mean": summary.mean, "n": summary.n, "undefined": summary.undefined}
+
+
+def _ready(folder: Path) -> None:
+    """Raise a CheckpointError where scores could not be put once they are there, before hours are spent on them."""
+    probe = rundir.temporary(folder / rundir.SCORES)
+    with rundir.naming(folder):
+        # Rights say nothing of a disk that is full or mounted read-only.
+        try:
+            probe.write_bytes(bytes(4096))
+        finally:
+            probe.unlink(missing_ok=True)
+    rundir.read_json(folder / rundir.SCORES)
+    _former_lines(folder)
+
+
+def _former_lines(folder: Path) -> list[dict[str, str]]:
+    """Lines of scores.csv, unless it has other columns than are written now."""
+    path = folder / rundir.SCORES_CSV
+    if not path.is_file():
+        return []
+    try:
+        former = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"), newline=""))
+        whole = set(former.fieldnames or ()) >= {*_HEAD, *metrics.METRICS}
+        return list(former) if whole else []
+    except (OSError, ValueError, csv.Error) as error:
+        raise CheckpointError(f"{path} cannot be read as a table: {error}; restore it or delete it") from error
+
+
+def _show(folder: Path, strips: Mapping[str, Tensor]) -> None:
+    """Put strips in place of a folder of former ones, which stay until the new ones are whole."""
+    if folder.parent.is_symlink():
+        # Nothing is written where a link leads: a run folder may come from anywhere.
+        folder.parent.unlink()
+    rundir.make_folder(folder.parent)
+    rundir.sweep(folder.parent)
+    with rundir.new_folder(folder) as beside:
+        for name, strip in strips.items():
+            validate.write_png(beside / name, strip)
+        if folder.is_symlink() or folder.is_file():
+            folder.unlink()
+        else:
+            rundir.remove_folder(folder)
 
 
 def _write(
@@ -191,28 +232,24 @@ def _write(
     pixels: cache_.Pixels,
     rows: Rows,
     values: Mapping[str, score.Values],
+    strips: Mapping[str, Tensor],
 ) -> None:
     """Put a split's scores in place of its former ones; scores.csv first, so that scores.json never speaks of absent lines."""
-    path = folder / rundir.SCORES_CSV
-    head = ["split", "predictor", "stem"]
+    lines = [line for line in _former_lines(folder) if line["split"] != name]
+    _show(folder / rundir.SAMPLES / name, strips)
     shown = [*metrics.METRICS, *(m for m in saliency.METRICS if m in values["model"])]
-    lines: list[dict[str, str]] = []
-    if path.is_file():
-        former = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8")))
-        if set(former.fieldnames or ()) >= {*head, *metrics.METRICS}:
-            lines = [line for line in former if line["split"] != name]
     for who, by_metric in values.items():
         for at, row in enumerate(rows):
             figures = {m: "" if np.isnan(by_metric[m][at]) else f"{by_metric[m][at]:.6g}" for m in shown}
             lines.append({"split": name, "predictor": who, "stem": pixels.stems[row], **figures})
     # Columns that only some splits have are empty in the others' lines.
-    columns = [*head, *metrics.METRICS]
+    columns = [*_HEAD, *metrics.METRICS]
     columns += [m for m in saliency.METRICS if m in shown or any(line.get(m) for line in lines)]
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, restval="", extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     writer.writerows(lines)
-    rundir.write_text(path, text.getvalue())
+    rundir.write_text(folder / rundir.SCORES_CSV, text.getvalue())
     scores = rundir.read_json(folder / rundir.SCORES)
     rundir.write_json(folder / rundir.SCORES, {**scores, name: dict(record)})
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import heapq
-from pathlib import Path
+from collections.abc import Sequence
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from memdist import rundir
 from memdist.data import cache as cache_
 from memdist.data import loader
+from memdist.distributed.strategy import Strategy
 from memdist.train import validate
 from memdist.train.score import Rows
 
@@ -33,24 +35,33 @@ class Extremes:
             if error != error:
                 continue
             for heap, sign in ((self._best, -1.0), (self._worst, 1.0)):
-                # Among equals the lower row stays, as in `write`; rows differ, so that maps are never compared.
+                # Among equals the lower row stays, as in `strips`; rows differ, so that maps are never compared.
                 entry = (sign * error, -int(part.rows[at]))
                 if len(heap) < EXTREMES or entry > heap[0][:2]:
                     put = heapq.heappush if len(heap) < EXTREMES else heapq.heapreplace
                     put(heap, (*entry, maps[at].cpu()))
 
-    def write(self, folder: Path, rows: Rows, errors: np.ndarray) -> None:
-        """Write strips picture | map | prediction: best-01-<stem>.png is the best of all.
+    def strips(self, rows: Rows, errors: np.ndarray, strategy: Strategy) -> dict[str, Tensor]:
+        """Strips picture | map | prediction by the name of their file: best-01-<stem>.png is the best of all.
 
-        `errors` are those of all ranks' `rows`; each rank writes what it has seen itself.
+        uint8 [3, H, 3 W] each. `errors` are those of all ranks' `rows`; every rank calls it, and all have the same.
         """
-        rundir.make_folder(folder)
         defined = [(float(error), int(row)) for error, row in zip(errors, rows, strict=True) if error == error]
         orders = {"best": sorted(defined), "worst": sorted(defined, key=lambda e: (-e[0], e[1]))}
+        made: dict[str, Tensor] = {}
         for kind, heap in (("best", self._best), ("worst", self._worst)):
             seen = {-row: predicted for _, row, predicted in heap}
             for place, (_, row) in enumerate(orders[kind][:EXTREMES], 1):
-                if row in seen:
-                    strip = validate.strip(self._pixels.images[row], self._pixels.maps[row], seen[row])
-                    name = rundir.file_name(self._pixels.stems[row])
-                    validate.write_png(folder / f"{kind}-{place:02d}-{name}.png", strip)
+                predicted = _from_any(seen.get(row), self._pixels.maps.shape[1:], strategy)
+                name = rundir.file_name(self._pixels.stems[row])
+                made[f"{kind}-{place:02d}-{name}.png"] = validate.strip(
+                    self._pixels.images[row], self._pixels.maps[row], predicted
+                )
+        return made
+
+
+def _from_any(mine: Tensor | None, shape: Sequence[int], strategy: Strategy) -> Tensor:
+    """A map [C, H, W] on the CPU, from whichever rank has it."""
+    have = strategy.gather(torch.tensor([mine is not None], device=strategy.device).int())
+    ours = torch.zeros(*shape) if mine is None else mine
+    return strategy.gather(ours[None].to(strategy.device))[int(have.argmax())].cpu()

@@ -1,13 +1,16 @@
 """Scoring a run while it trains, and twice at once: everybody comes to the end, and nobody's scores are lost."""
 
 import multiprocessing
+import os
+import shutil
 import threading
 from pathlib import Path
 
 import pytest
 
 from memdist import process, rundir
-from memdist.train import checkpoint, evaluate, extremes, loop, start
+from memdist.errors import CheckpointError
+from memdist.train import checkpoint, evaluate, extremes, loop, score, start, validate
 from memdist.train import step as step_
 from tests import tiny
 
@@ -100,3 +103,109 @@ def test_a_checkpoint_that_goes_while_it_is_read_is_chosen_again(
 
     found = restore.restore(run, "last", ema=True, device=torch.device("cpu"))
     assert gone == [14] and found.step == 13
+
+
+@pytest.fixture(scope="module")
+def scored(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    here = tmp_path_factory.mktemp("scored")
+    assert loop.train(tiny.run("unet", tiny.data(here / "data"), epochs=1), here / "run") == 0
+    evaluate.evaluate(here / "run", ["val", "test"])
+    return here / "run"
+
+
+def contents(run: Path) -> dict[str, bytes]:
+    """Everything that scoring leaves behind; a lock has another number each time it is taken."""
+    return {
+        str(path.relative_to(run)): path.read_bytes()
+        for path in run.rglob("*")
+        if path.is_file() and not path.name.startswith(rundir.SCORING_LOCK)
+    }
+
+
+@pytest.mark.parametrize("number", [28, 5])
+def test_pictures_that_find_no_room_leave_the_former_ones(
+    number: int, scored: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, write = contents(scored), validate.write_png
+    written: list[Path] = []
+
+    def refuse(path: Path, *rest: object) -> None:
+        if len(written) == 5:
+            raise OSError(number, os.strerror(number), str(path))
+        written.append(path)
+        write(path, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(validate, "write_png", refuse)
+    with pytest.raises(CheckpointError, match=f"cannot write .*samples/test: {os.strerror(number).lower()}; what was"):
+        evaluate.evaluate(scored, ["test"])
+    assert len(written) == 5 and contents(scored) == before
+
+
+def test_pictures_are_whole_before_the_former_ones_go(scored: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    samples, remove = scored / rundir.SAMPLES / "test", rundir.remove_folder
+    there: list[set[str]] = []
+
+    def look(path: Path) -> None:
+        if path == samples:
+            (beside,) = (scored / rundir.SAMPLES).glob(".test.*.tmp")
+            there.append({file.name for file in beside.iterdir()})
+        remove(path)
+
+    monkeypatch.setattr(rundir, "remove_folder", look)
+    evaluate.evaluate(scored, ["test"])
+    assert there == [{file.name for file in samples.iterdir()}] and len(there[0]) == 12
+    assert not list(scored.rglob("*.tmp"))
+
+
+@pytest.mark.parametrize("link", ["samples", "samples/test"])
+def test_nothing_is_written_where_a_link_leads(link: str, scored: Path, tmp_path: Path) -> None:
+    run, outside = tmp_path / "run", tmp_path / "outside"
+    shutil.copytree(scored, run)
+    (outside / "test").mkdir(parents=True)
+    (outside / "precious").write_text("mine")
+    (outside / "test" / "best-01-mine.png").write_text("mine")
+    before = contents(outside)
+    shutil.rmtree(run / link)
+    (run / link).symlink_to(outside, target_is_directory=True)
+    evaluate.evaluate(run, ["test"])
+    assert contents(outside) == before
+    assert not (run / link).is_symlink() and len(list((run / rundir.SAMPLES / "test").iterdir())) == 12
+    assert not list(run.rglob("*.tmp"))
+
+
+def test_a_folder_that_cannot_be_written_is_found_before_anything_is_predicted(
+    scored: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path, *_: object) -> int:
+        raise OSError(30, "Read-only file system", str(path))
+
+    monkeypatch.setattr(Path, "write_bytes", refuse)
+    monkeypatch.setattr(score, "measure", lambda *_, **__: pytest.fail("something was predicted"))
+    with pytest.raises(CheckpointError, match="cannot write .*run: read-only file system; .*mount it writable"):
+        evaluate.evaluate(scored, ["test"])
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        (rundir.SCORES_CSV, b"split,predictor,stem\n\xff,b,c\n"),
+        (rundir.SCORES_CSV, b"split,predictor,stem\n" + b"x" * 300_000 + b",b,c\n"),
+        (rundir.SCORES, b"{"),
+        (rundir.SCORES, b"[]"),
+    ],
+    ids=range(4),
+)
+def test_former_scores_that_cannot_be_read_are_named_before_anything_is_predicted(
+    name: str, content: bytes, scored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(scored, run)
+    (run / name).write_bytes(content)
+    if name == rundir.SCORES_CSV and b"\xff" not in content:
+        header = (scored / name).read_bytes().split(b"\n")[0]
+        (run / name).write_bytes(content.replace(b"split,predictor,stem", header))
+    before = contents(run)
+    monkeypatch.setattr(score, "measure", lambda *_, **__: pytest.fail("something was predicted"))
+    with pytest.raises(CheckpointError, match=f"{name} .*; restore it or delete it"):
+        evaluate.evaluate(run, ["test"])
+    assert contents(run) == before
