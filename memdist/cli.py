@@ -190,11 +190,12 @@ def compare(
     from memdist.compare import table
 
     comparison = table.collect(runs)
-    _show(table.render(comparison))
     if html is not None:
         from memdist.compare import page
 
         page.write(comparison, html)
+    _show(table.render(comparison))
+    if html is not None:
         _show(f"page: {html}")
 
 

@@ -7,6 +7,7 @@ happens meanwhile; line files are appended to a line at a time and cut back to a
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -34,6 +35,15 @@ SAMPLES = "samples"
 TENSORBOARD = "tensorboard"
 LOCK = ".lock"
 SCORING_LOCK = ".scoring"
+
+_REMEDIES = {
+    errno.EROFS: "mount it writable, or choose another place",
+    errno.EACCES: "ask for the right to write there, or choose another place",
+    errno.EPERM: "ask for the right to write there, or choose another place",
+    **dict.fromkeys(
+        (errno.ENOENT, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG), "choose another place"
+    ),
+}
 
 _TEMPORARY = re.compile(r"\.([0-9a-f]{8})-(\d+)-(\d+)-[0-9a-f]{8}\.tmp$")
 
@@ -73,9 +83,9 @@ def naming(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         why = (error.strerror or str(error)).lower()
-        raise CheckpointError(
-            f"cannot write {path}: {why}; what was written before is untouched: make room, or choose another place"
-        ) from error
+        # Room is no remedy where nobody may write.
+        remedy = _REMEDIES.get(error.errno or 0, "make room, or choose another place")
+        raise CheckpointError(f"cannot write {path}: {why}; what was written before is untouched: {remedy}") from error
 
 
 def make_folder(path: Path) -> Path:
@@ -239,8 +249,24 @@ class Lines:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Read the whole records of a line file; a torn last line, which a kill can leave, is passed over."""
+    """Read the whole records of a line file; a torn last line, which a kill can leave, is passed over.
+
+    A CheckpointError names the line that is no record.
+    """
     if not path.is_file():
         return []
-    lines = path.read_bytes().split(b"\n")[:-1]
-    return [json.loads(line) for line in lines if line.strip()]
+    records: list[dict[str, Any]] = []
+    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], 1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            why = "too deeply nested" if isinstance(error, RecursionError) else str(error)
+            raise CheckpointError(
+                f"line {number} of {path} is no JSON ({why}); restore the file or delete it"
+            ) from error
+        if not isinstance(record, dict):
+            raise CheckpointError(f"line {number} of {path} is no JSON object; restore the file or delete it")
+        records.append(record)
+    return records

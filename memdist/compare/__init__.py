@@ -11,7 +11,6 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-import math
 import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -19,13 +18,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from memdist import rundir
-from memdist.errors import CheckpointError
+from memdist import config, rundir
+from memdist.errors import CheckpointError, ConfigError
 from memdist.metrics import Summary
 
 SPLITS = ("train", "val", "test")
+LARGEST = 1e12
+"""No figure of a run is larger: what is was not written by memdist."""
 
 
 @dataclass(frozen=True)
@@ -125,29 +124,46 @@ def _read(folder: Path, label: str) -> Run:
         raise CheckpointError(f"{folder} has no scores yet; {again} gives them")
     state = rundir.read_json(folder / rundir.STATE)
     try:
-        config = yaml.safe_load((folder / rundir.CONFIG).read_text())
-        with open(folder / rundir.SPLIT, newline="") as file:
+        settings = config.parse((folder / rundir.CONFIG).read_text(encoding="utf-8"), rundir.CONFIG)
+        with open(folder / rundir.SPLIT, newline="", encoding="utf-8") as file:
             rows = sorted(
                 tuple(row[k] for k in ("stem", "split", "image_hash", "map_hash")) for row in csv.DictReader(file)
             )
         return Run(
             path=folder,
             label=label,
-            model=str(config["model"]["name"]),
-            settings=dict(_leaves(config)),
+            model=str(settings["model"]["name"]),
+            settings=dict(_leaves(settings)),
             state=_state(state),
             parameters={str(k): _of(v, int) for k, v in (state.get("parameters") or {}).items()},
             train_seconds=_of(state.get("train_seconds"), int, float, None),
             data=hashlib.sha256(json.dumps(rows).encode()).hexdigest(),
             pictures=Counter(row[1] for row in rows),
-            splits={name: _split(scores[name]) for name in SPLITS if name in scores},
+            splits=_splits(scores),
         )
-    except (AttributeError, KeyError, TypeError, ValueError, csv.Error, yaml.YAMLError) as error:
-        what = " ".join(f"{type(error).__name__}: {error}".split())
+    except (
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+        OSError,
+        TypeError,
+        ValueError,
+        csv.Error,
+        ConfigError,
+    ) as error:
+        kind = "" if isinstance(error, ConfigError) else f"{type(error).__name__}: "
+        what = " ".join(f"{kind}{error}".split())
         raise CheckpointError(
             f"{folder} is not as this version of memdist writes a run folder ({what}); restore it or score it anew with"
             f" {again}"
         ) from error
+
+
+def _splits(scores: Mapping[str, Any]) -> dict[str, Split]:
+    found = {name: _split(scores[name]) for name in SPLITS if name in scores}
+    if not found:
+        raise ValueError(f"{rundir.SCORES} has no scores of {', '.join(SPLITS)}")
+    return found
 
 
 def _split(entry: Mapping[str, Any]) -> Split:
@@ -164,7 +180,7 @@ def _split(entry: Mapping[str, Any]) -> Split:
         metrics=_summaries(entry["metrics"]),
         skill=_of(entry["skill"], float, int, None),
         trivial={predictor: _summaries(metrics) for predictor, metrics in entry["trivial"].items()},
-        fixations=(entry.get("fixations") or {}).get("sha256"),
+        fixations=_of((entry.get("fixations") or {}).get("sha256"), str, None),
         distribution=_distribution(entry.get("distribution")),
     )
 
@@ -177,14 +193,18 @@ def _distribution(entry: Any) -> Mapping[str, Any] | None:
         raise ValueError(f"{entry['kind']!r} is neither fid nor kid")
     for figure in (entry["model"], *entry["trivial"].values()):
         _of(figure["mean"], float, int, None), _of(figure["std"], float, int, None)
+    for name in ("n", "subsets", "subset") if entry["kind"] == "kid" else ("n",):
+        _of(entry[name], int)
+    _of(entry["layer"], str), _of(entry.get("weights_sha256"), str, None)
     return dict(entry)
 
 
 def _of(value: Any, *kinds: type | None) -> Any:
-    """A finite value of one of these types; raises TypeError."""
+    """A value of one of these types, of an ordinary size if it is a number; raises TypeError."""
     whole = any(value is None if kind is None else type(value) is kind for kind in kinds)
-    if not whole or (isinstance(value, float) and not math.isfinite(value)):
-        raise TypeError(f"{value!r} stands where a figure should")
+    if not whole or (isinstance(value, float | int) and not abs(value) <= LARGEST):
+        said = repr(value)
+        raise TypeError(f"{said if len(said) <= 40 else said[:37] + '...'} stands where it cannot")
     return value
 
 

@@ -13,15 +13,19 @@ import shlex
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
+from typing import Any
 
 from memdist import rundir, saliency
-from memdist.compare import Comparison, Group, Run, looks
+from memdist.compare import LARGEST, Comparison, Group, Run, looks
 from memdist.compare.table import APART, DASH, columns, footnotes, rows, title
-from memdist.errors import CheckpointError
+from memdist.errors import CheckpointError, ConfigError
 from memdist.metrics import METRICS
 
 PICTURES = 6
 """Best and worst pictures shown of each run."""
+
+SMALLEST = 1e-9
+"""What is less, of an epoch or an error, is drawn as nothing."""
 
 _SAMPLE = re.compile(r"(best|worst)-(\d+)-(.+)\.png")
 # Okabe and Ito's colours, which colour-blind readers tell apart, without their black and yellow.
@@ -61,8 +65,11 @@ figcaption { font-size: .8rem; color: var(--dim); overflow-wrap: anywhere; } cod
 
 def write(comparison: Comparison, out: Path) -> Path:
     """Write the comparison to the HTML file `out`, whole or not at all, and return its path."""
+    if not out.name or out.is_dir():
+        raise ConfigError(f"--html {out} is no name of a file: name one, such as comparison.html")
     rundir.make_folder(out.parent)
-    rundir.write_text(out, _page(comparison))
+    # Half of a character, which a name of a file may hold, has no place in UTF-8.
+    rundir.write_bytes(out, _page(comparison).encode("utf-8", "backslashreplace"))
     return out
 
 
@@ -122,16 +129,21 @@ def _text(is_text: bool) -> str:
 
 
 def _history(run: Run) -> list[tuple[float, float]]:
-    """(epoch, val/l1) of every line of metrics.jsonl that has both as numbers."""
-    try:
-        lines = rundir.read_lines(run.path / rundir.METRICS)
-    except ValueError as error:
-        where = run.path / rundir.METRICS
-        raise CheckpointError(
-            f"{where} holds a line that is no JSON ({error}); restore the file or delete it"
-        ) from error
-    points = [(line.get("epoch"), line.get("val/l1")) for line in lines]
-    return [(x, y) for x, y in points if x is not None and y is not None and math.isfinite(y)]
+    """(epoch, val/l1) of every line of metrics.jsonl that has both."""
+    path = run.path / rundir.METRICS
+    points: list[tuple[float, float]] = []
+    for line in rundir.read_lines(path):
+        point: list[Any] = [line.get(key) for key in ("epoch", "val/l1")]
+        if None in point:
+            continue
+        for value in point:
+            if type(value) not in (int, float) or not 0 <= value <= LARGEST:
+                said = repr(value) if len(repr(value)) <= 40 else "a value"
+                raise CheckpointError(
+                    f"{path} has {said} where an epoch or a val/l1 should stand; restore the file or delete it"
+                )
+        points.append((point[0], point[1]))
+    return points
 
 
 def _ticks(low: float, high: float, logarithmic: bool) -> list[float]:
@@ -151,9 +163,11 @@ def _curves(group: Group) -> str:
         return '<p class="dim">No run of this table has validated yet.</p>'
     best = group.best_trivial("val")
     ys = [y for _, points in histories for _, y in points] + ([best[1]] if best else [])
-    x_max = max(x for _, points in histories for x, _ in points) or 1.0
-    logarithmic = min(ys) > 0 and max(ys) > 3 * min(ys)
-    low, high = (min(ys) / 1.1, max(ys) * 1.1) if logarithmic else (min(ys) - 0.01, max(ys) + 0.01)
+    x_max = max(x for _, points in histories for x, _ in points)
+    x_max = x_max if x_max > SMALLEST else 1.0
+    logarithmic = min(ys) > SMALLEST and max(ys) > 3 * min(ys)
+    pad = max(0.01, SMALLEST * max(map(abs, ys)))  # more than rounding, or the axis would have no length
+    low, high = (min(ys) / 1.1, max(ys) * 1.1) if logarithmic else (min(ys) - pad, max(ys) + pad)
     width, height, left, right, top, bottom = 900, 320, 62, 12, 14, 42
 
     def at(x: float, y: float) -> tuple[float, float]:
@@ -202,7 +216,8 @@ def _pictures(run: Run) -> str:
         found = [
             (m, path)
             for path in sorted((run.path / rundir.SAMPLES / split).glob("*.png"))
-            if (m := _SAMPLE.fullmatch(path.name))
+            # The page may be handed on: nothing gets into it that a link leads to.
+            if (m := _SAMPLE.fullmatch(path.name)) and path.is_file() and not path.is_symlink()
         ]
         if found:
             break
@@ -238,6 +253,8 @@ def _per_picture(run: Run, split: str) -> dict[str, str]:
     try:
         with open(path, newline="", encoding="utf-8") as file:
             lines = [line for line in csv.DictReader(file) if (line["split"], line["predictor"]) == (split, "model")]
+        if any(line["stem"] is None for line in lines):
+            raise ValueError("a line has no stem")
         return {line["stem"]: f"{float(line['l1']):.4f}" if line["l1"] else "" for line in lines}
     except (KeyError, TypeError, ValueError, csv.Error) as error:
         raise CheckpointError(f"{path} is no table of scores ({error}): score the run anew") from error

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ def export(folder: Path, out: Path, *, choice: str = "best") -> list[str]:
 
     Raises MemdistError before anything is written for a folder that is no run, has no such checkpoint, or is torn.
     """
-    from safetensors.torch import load_file, save_file
+    from safetensors.torch import load_file
 
     run = restore.settings(folder)
     step = restore.chosen_step(folder, choice)
@@ -33,44 +34,63 @@ def export(folder: Path, out: Path, *, choice: str = "best") -> list[str]:
     bundle.sorted_out(run, model, training)
     portable = bundle.portable(run)
     text = card(folder, portable, step, choice)
+    state = rundir.read_json(folder / rundir.STATE)
     metadata = {"format": "pt", "model": run.model.name, "step": str(step), "averaged": str(kept).lower()}
     with rundir.new_folder(out, only_ours=True) as temporary:
-        save_file(model, temporary / bundle.MODEL, metadata)
+        checkpoint.write_tensors(model, temporary / bundle.MODEL, metadata)
         if training:
-            save_file(training, temporary / bundle.TRAINING, metadata)
+            checkpoint.write_tensors(training, temporary / bundle.TRAINING, metadata)
         rundir.write_text(temporary / rundir.CONFIG, config.dump(portable))
         rundir.write_text(temporary / bundle.CARD, text)
         rundir.write_json(temporary / bundle.MANIFEST, bundle.seal(temporary))
     size = sum(path.stat().st_size for path in out.iterdir())
     lines = [f"{run.model.name} of step {step} in {out} ({size / 2**20:.1f} MiB)"]
-    state = rundir.read_json(folder / rundir.STATE)
     if state.get("state") not in ("finished", "imported"):
         lines.append(f"its training is not finished: {_stands(state)}")
     return lines
+
+
+@contextlib.contextmanager
+def _as_written(path: Path) -> Iterator[None]:
+    """Turn what a file of a run folder says otherwise than memdist writes it into a sentence."""
+    try:
+        yield
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        what = " ".join(f"{type(error).__name__}: {error}".split())
+        raise CheckpointError(
+            f"{path} is not as this version of memdist writes it ({what}); restore it or delete it"
+        ) from error
 
 
 def card(folder: Path, run: Any, step: int, choice: str) -> str:
     """The model card, in Markdown; `run` are the settings without paths."""
     kind = models.load(run.model.name)
     state, told = rundir.read_json(folder / rundir.STATE), rundir.read_json(folder / rundir.PROVENANCE)
+    scores = rundir.read_json(folder / rundir.SCORES)
     averaged = run.ema.decay is not None
     size, channels = run.data.size, run.data.map_channels
     colour = "colour" if run.data.image_channels == 3 else "grey"
+    with _as_written(folder / rundir.STATE):
+        stands = _stands(state)
+    with _as_written(folder / rundir.PROVENANCE):
+        data, versions = _data(folder, told), _versions(told)
+    with _as_written(folder / rundir.SCORES):
+        scored = _scores(scores, step, averaged)
     lines = [
         f"# {run.model.name}",
         "",
         f"{(kind.__doc__ or '').splitlines()[0]} It maps a {colour} picture to a map of {channels} channel"
         f"{'s' if channels > 1 else ''}, both at {size} x {size} pixels with values in [-1, 1].",
         "",
-        f"Weights: step {step} ({choice}){', moving averages' if averaged else ''}. Training: {_stands(state)}.",
+        f"Weights: step {step} ({choice}){', moving averages' if averaged else ''}. Training: {stands}.",
         "",
         "## Data",
         "",
-        *_data(folder, told),
+        *data,
         "",
         "## Scores",
         "",
-        *_scores(rundir.read_json(folder / rundir.SCORES), step, averaged),
+        *scored,
         "",
         "## Use",
         "",
@@ -92,10 +112,11 @@ def card(folder: Path, run: Any, step: int, choice: str) -> str:
         "",
         "## Versions",
         "",
-        *_versions(told),
+        *versions,
         "",
     ]
-    return "\n".join(lines)
+    # Half of a character, which JSON may hold, has no place in UTF-8.
+    return "\n".join(lines).encode("utf-8", "backslashreplace").decode()
 
 
 def _stands(state: Mapping[str, Any]) -> str:

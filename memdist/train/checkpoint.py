@@ -50,8 +50,9 @@ def there(run: Path) -> list[int]:
 def safe(run: Path) -> str:
     """What a run whose disk is full or gone has left, for a sentence."""
     found = steps(run)
-    which = f"the checkpoint of step {found[-1]} is safe" if found else "no checkpoint was written yet"
-    return f"{which}, and the same command goes on from there"
+    if not found:
+        return "no checkpoint was written yet, and the same command begins anew"
+    return f"the checkpoint of step {found[-1]} is safe, and the same command goes on from there"
 
 
 def save(
@@ -66,9 +67,9 @@ def save(
     # What stands there without a manifest is no checkpoint, and would be in the way of one.
     rundir.remove_folder(folder(run, step))
     with rundir.new_folder(folder(run, step)) as temporary:
-        _write_tensors(_weights(nets), temporary / NETS)
-        _write_tensors(_weights(averages), temporary / AVERAGES)
-        _write_tensors(_optimiser_state(nets, optimisers), temporary / OPTIM)
+        write_tensors(_weights(nets), temporary / NETS)
+        write_tensors(_weights(averages), temporary / AVERAGES)
+        write_tensors(_optimiser_state(nets, optimisers), temporary / OPTIM)
         (temporary / STATE).write_text(json.dumps({"step": step, **state}))
         manifest = {path.name: _seal(path) for path in sorted(temporary.iterdir())}
         (temporary / MANIFEST).write_text(json.dumps(manifest, indent=1))
@@ -201,13 +202,13 @@ def _seal(path: Path) -> dict[str, Any]:
         return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
 
 
-def _write_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
+def write_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
     """Write a safetensors file; what the file system refuses is an OSError, as elsewhere."""
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     try:
-        save_file(dict(tensors), path)
+        save_file(dict(tensors), path, metadata)
     except SafetensorError as error:
         # The library knows only a text: "I/O error: No space left on device (os error 28)".
         found = re.search(r"\(os error (\d+)\)", str(error))

@@ -103,11 +103,13 @@ def chosen_step(folder: Path, choice: str) -> int:
         if best not in checkpoint.steps(folder):
             raise CheckpointError(f"{folder} has lost its best checkpoint, of step {best}; use --checkpoint last")
         return int(best)
-    if not choice.isdigit() or int(choice) not in steps:
-        raise CheckpointError(
-            f"{folder} has no checkpoint {choice!r}; there are best, last and {', '.join(str(s) for s in steps)}"
-        )
-    return int(choice)
+    # Compared as text: a number may have more digits than Python reads.
+    named = {str(step): step for step in steps}
+    number = choice.lstrip("0") or "0"
+    if number not in named:
+        said = repr(choice) if len(choice) <= 40 else f"{choice[:37]!r}..."
+        raise CheckpointError(f"{folder} has no checkpoint {said}; there are best, last and {', '.join(named)}")
+    return named[number]
 
 
 def restore(folder: Path, choice: str, *, ema: bool, device: torch.device, step: int | None = None) -> Restored:

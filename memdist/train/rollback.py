@@ -22,11 +22,11 @@ def remembered(session: start.Session) -> list[str]:
     last = rundir.read_json(session.out / rundir.STATE)
     if last.get("state") != "diverged":
         return []
+    how = f"this run diverged last time: {last.get('why') or 'it is not known why'}"
     if session.run.on_divergence == "rollback":
-        return [f"this run diverged last time: {last['why']}; this time it goes back when it does"]
+        return [f"{how}; this time it goes back when it does"]
     return [
-        f"this run diverged last time: {last['why']}; from the same checkpoint with the same settings it will again, unless it "
-        "runs with on_divergence=rollback"
+        f"{how}; from the same checkpoint with the same settings it will again, unless it runs with on_divergence=rollback"
     ]
 
 

@@ -218,3 +218,62 @@ def test_an_unfinished_training_is_told(folder: Path, trained: dict[str, Path], 
     with pytest.raises(MemdistError, match="has no checkpoint yet"):
         exporting.export(run_, tmp_path / "none")
     assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize(
+    ("file", "value"),
+    [
+        (rundir.SCORES, {"val": {}}),
+        (rundir.SCORES, {"test": "x"}),
+        (rundir.SCORES, {"test": [1]}),
+        (rundir.PROVENANCE, {"imported": 1}),
+        (rundir.PROVENANCE, {"split_sha256": "x", "legs": 3}),
+        (rundir.PROVENANCE, {"split_sha256": "x", "legs": [{"git": {"commit": "x"}}]}),
+        (rundir.PROVENANCE, {"split_sha256": "x", "legs": [{"versions": []}]}),
+        (rundir.STATE, {"state": "stopped", "steps": 9}),
+    ],
+    ids=range(8),
+)
+def test_a_damaged_record_is_named_and_nothing_is_exported(
+    file: str, value: dict[str, Any], trained: dict[str, Path], tmp_path: Path
+) -> None:
+    run_ = tmp_path / "run"
+    shutil.copytree(trained["unet"], run_)
+    rundir.write_json(run_ / file, value)
+    with pytest.raises(CheckpointError, match=f"{file} is not as this version of memdist writes it .*; restore it or"):
+        exporting.export(run_, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_score_of_any_size_is_named(trained: dict[str, Path], tmp_path: Path) -> None:
+    run_ = tmp_path / "run"
+    shutil.copytree(trained["unet"], run_)
+    scores = rundir.read_json(run_ / rundir.SCORES)
+    scores["test"]["metrics"]["l1"]["mean"] = 10**400
+    rundir.write_json(run_ / rundir.SCORES, scores)
+    with pytest.raises(CheckpointError, match=f"{rundir.SCORES} is not as this version of memdist writes it"):
+        exporting.export(run_, tmp_path / "out")
+
+
+def test_half_of_a_character_is_spelled_out_on_the_card(trained: dict[str, Path], tmp_path: Path) -> None:
+    run_ = tmp_path / "run"
+    shutil.copytree(trained["unet"], run_)
+    rundir.write_json(run_ / rundir.STATE, {"state": "\ud800"})
+    exporting.export(run_, tmp_path / "out")
+    assert "\\ud800 at an unknown step" in (tmp_path / "out" / bundle.CARD).read_text()
+
+
+def test_an_export_that_finds_no_room_leaves_nothing(
+    trained: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    import safetensors.torch
+    from safetensors import SafetensorError
+
+    def full(*_: object, **__: object) -> None:
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(safetensors.torch, "save_file", full)
+    assert run("export", trained["unet"], "--out", tmp_path / "to" / "out") == 2
+    (sentence,) = capfd.readouterr().err.splitlines()
+    assert sentence.startswith("memdist: cannot write ") and "no space left on device; " in sentence
+    assert list((tmp_path / "to").iterdir()) == []

@@ -1,21 +1,24 @@
 """Whatever became of a run folder's files: they are read as before, or a MemdistError says what is wrong."""
 
 import contextlib
+import io
 import json
+import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from memdist import rundir
+from memdist import output, rundir
 from memdist.compare import page, table
 from memdist.errors import MemdistError
+from memdist.exchange import exporting
 from memdist.predict import pictures
 from memdist.train import checkpoint, evaluate, loop, restore
 from tests import tiny
@@ -37,6 +40,9 @@ JSON = st.recursive(
     max_leaves=5,
 )
 KEEP = object()
+# Numbers beyond what memdist writes, and text that UTF-8 has no place for.
+ODD = JSON | st.sampled_from([10**400, -(10**400), 2**63, 1e308, -1e308, "\ud800", [1], {}])
+POINT = {"step": 1, "epoch": 1.0, "val/l1": 0.1}
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +56,23 @@ def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "whole"
     assert loop.train(tiny.run("unet batch prior", data, epochs=2, **{"checkpoint.keep_every": 1}), out) == 0
     evaluate.evaluate(out, ["val", "test"])
+    # What only some runs are scored by: the same shape as a run with fixations and the weights of Inception has.
+    scores = rundir.read_json(out / rundir.SCORES)
+    figure = {"mean": 0.1, "std": 0.01}
+    scores["test"]["distribution"] = {
+        "kind": "kid",
+        "n": 6,
+        "layer": "pool3 (2048)",
+        "weights_sha256": "0" * 64,
+        "subsets": 100,
+        "subset": 3,
+        "model": figure,
+        "trivial": dict.fromkeys(scores["test"]["trivial"], figure),
+    }
+    scores["test"]["fixations"] = {"sha256": "0" * 64, "pictures": 6, "ignored": 0, "negatives": {}}
+    rundir.write_json(out / rundir.SCORES, scores)
+    for read in (*RECORDS, *WEIGHTS):
+        read(out, out.parent)  # nothing is refused of a run that is whole
     return out
 
 
@@ -64,15 +87,37 @@ def with_bytes(path: Path, content: bytes) -> Iterator[None]:
         path.write_bytes(before)
 
 
-def _read_all(run: Path, scratch: Path) -> None:
-    """Everything that reads a run folder without changing it."""
-    with contextlib.suppress(MemdistError):
-        found = table.collect([run])
-        table.render(found)
-        page.write(found, scratch / "page.html")
-    for choice in ("best", "last"):
+def _compared(run: Path, scratch: Path) -> None:
+    found = table.collect([run])
+    with contextlib.redirect_stdout(io.TextIOWrapper(io.BytesIO(), encoding="utf-8")):
+        output.console(needed=True).print(table.render(found))
+    page.write(found, scratch / "page.html")
+
+
+def _exported(run: Path, scratch: Path) -> None:
+    shutil.rmtree(scratch / "export", ignore_errors=True)
+    exporting.export(run, scratch / "export", choice="last")
+
+
+def _best(run: Path, _: Path) -> None:
+    restore.restore(run, "best", ema=True, device=torch.device("cpu"))
+
+
+def _last(run: Path, _: Path) -> None:
+    restore.restore(run, "last", ema=True, device=torch.device("cpu"))
+
+
+RECORDS = (_compared, _exported)
+"""What reads what a run folder says of itself."""
+WEIGHTS = (_best, _last)
+"""What reads its checkpoints."""
+
+
+def _read_all(run: Path, scratch: Path, readers: Sequence[Callable[[Path, Path], None]]) -> None:
+    """Read a run folder without changing it: as it was, or a MemdistError says what is wrong."""
+    for read in readers:
         with contextlib.suppress(MemdistError):
-            restore.restore(run, choice, ema=True, device=torch.device("cpu"))
+            read(run, scratch)
 
 
 def _reseal(run: Path, step: int) -> None:
@@ -108,18 +153,56 @@ def _replaced(tree: Any, place: float, value: Any) -> Any:
 @given(st.sampled_from(TEXTS), changes)
 def test_a_damaged_text_is_read_or_said(whole: Path, tmp_path: Path, name: str, how: list[Change]) -> None:
     with with_bytes(whole / name, damaged((whole / name).read_bytes(), how)):
-        _read_all(whole, tmp_path)
+        _read_all(whole, tmp_path, RECORDS if name != rundir.CONFIG else (*RECORDS, _last))
 
 
 @given(
     st.sampled_from([rundir.SCORES, rundir.STATE, rundir.PROVENANCE]),
     st.floats(0, 1, exclude_max=True),
-    JSON | st.just(KEEP),
+    ODD | st.just(KEEP),
 )
 def test_a_changed_value_is_read_or_said(whole: Path, tmp_path: Path, name: str, place: float, value: Any) -> None:
     changed = _replaced(json.loads((whole / name).read_text()), place, value)
     with with_bytes(whole / name, json.dumps(changed).encode()):
-        _read_all(whole, tmp_path)
+        _read_all(whole, tmp_path, RECORDS)
+
+
+@given(
+    st.sampled_from([rundir.SCORES, rundir.STATE, rundir.PROVENANCE]),
+    st.dictionaries(st.text(max_size=5), ODD, max_size=3),
+)
+@example(rundir.SCORES, {"val": {}})
+@example(rundir.SCORES, {"test": "x"})
+@example(rundir.PROVENANCE, {"imported": 1})
+@example(rundir.PROVENANCE, {"split_sha256": "x", "legs": [{"git": {}}]})
+@example(rundir.STATE, {"state": "stopped", "steps": 9})
+@example(rundir.STATE, {"state": {}, "parameters": {"net": 10**400}})
+def test_another_object_is_read_or_said(whole: Path, tmp_path: Path, name: str, value: dict[str, Any]) -> None:
+    with with_bytes(whole / name, json.dumps(value).encode()):
+        _read_all(whole, tmp_path, RECORDS)
+
+
+@given(st.lists(ODD | st.dictionaries(st.sampled_from(sorted(POINT)), ODD | st.floats(0, 9), max_size=3), max_size=4))
+@example([[1]])
+@example([POINT | {"val/l1": "x"}])
+@example([POINT | {"epoch": float("inf")}])
+@example([POINT | {"epoch": 1e308}])
+@example([POINT | {"epoch": 5e-324, "val/l1": 5e-324}, POINT])
+def test_any_lines_of_metrics_are_read_or_said(whole: Path, tmp_path: Path, lines: list[Any]) -> None:
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    with with_bytes(whole / rundir.METRICS, text.encode()):
+        _read_all(whole, tmp_path, [_compared])
+
+
+@given(st.binary(min_size=1, max_size=12).filter(lambda b: b"/" not in b and b"\0" not in b))
+@example(b"\xff")
+def test_samples_of_any_name_are_shown_or_said(whole: Path, tmp_path: Path, name: bytes) -> None:
+    path = os.fsencode(whole / rundir.SAMPLES / "test") + b"/best-01-" + name + b".png"
+    Path(os.fsdecode(path)).write_bytes(b"a picture")
+    try:
+        _compared(whole, tmp_path)
+    finally:
+        os.unlink(path)
 
 
 @given(st.data(), changes, st.booleans())
@@ -136,7 +219,7 @@ def test_a_damaged_checkpoint_is_read_or_said(
     ):
         if sealed and name != "manifest.json":
             _reseal(whole, step)
-        _read_all(whole, tmp_path)
+        _read_all(whole, tmp_path, WEIGHTS)
 
 
 @given(st.floats(0, 1, exclude_max=True), JSON | st.just(KEEP))
@@ -147,7 +230,7 @@ def test_a_checkpoint_with_another_state_is_read_or_said(whole: Path, tmp_path: 
     with with_bytes(path.with_name("manifest.json"), path.with_name("manifest.json").read_bytes()):
         with with_bytes(path, json.dumps(changed).encode()):
             _reseal(whole, step)
-            _read_all(whole, tmp_path)
+            _read_all(whole, tmp_path, WEIGHTS)
 
 
 @given(st.data(), st.sampled_from(["drop", "shape", "kind", "add", "nan", "empty"]))
@@ -176,7 +259,7 @@ def test_foreign_weights_are_read_or_said(whole: Path, tmp_path: Path, data: st.
     ):
         save_file(tensors, folder / name)
         _reseal(whole, step)
-        _read_all(whole, tmp_path)
+        _read_all(whole, tmp_path, (*WEIGHTS, _exported))
 
 
 def _resume(whole: Path, data: Path, out: Path, change: Any) -> None:

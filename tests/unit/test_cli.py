@@ -231,6 +231,44 @@ def test_compare(room: Callable[..., Recorder], capsys: pytest.CaptureFixture[st
     assert capsys.readouterr().out == "table\ntable\npage: c.html\n"
 
 
+def test_a_page_that_cannot_be_written_is_told_before_the_table(
+    room: Callable[..., Recorder], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from memdist.compare import page
+
+    room("memdist.compare.table", "table")
+    monkeypatch.setattr(page, "_page", lambda _: "page")
+    assert run("compare", "runs/a", "--html", "") == 2
+    output = capsys.readouterr()
+    assert output.out == "" and output.err.startswith("memdist: --html . is no name of a file: ")
+
+
+def test_a_cache_in_nobodys_home_is_a_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("MEMDIST_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv("MEMDIST_CACHE", raising=False)
+        monkeypatch.setenv(name, "~nobody-of-that-name/x")
+        assert run("doctor") == 2
+        (sentence,) = capsys.readouterr().err.splitlines()
+        assert sentence.startswith(
+            "memdist: the folder of caches cannot be ~nobody-of-that-name/x: there is no such home;"
+        )
+
+
+def test_words_between_colons_stay_words(room: Callable[..., Recorder], capsys: pytest.CaptureFixture[str]) -> None:
+    from rich.table import Table
+
+    room("memdist.predict.pictures", 1)
+    assert run("predict", "runs/a", "b.png", "--out", ":car:[red]") == 0
+    assert capsys.readouterr().out == "1 map in :car:[red]\n"
+    table = Table("name")
+    table.add_row(":car: [red]")
+    room("memdist.models", table)
+    assert run("models") == 0
+    assert ":car: [red]" in capsys.readouterr().out
+
+
 def test_data_make_has_the_dissertations_numbers(room: Callable[..., Recorder]) -> None:
     example = room("memdist.data.example")
     assert run("data", "make", "--out", "d") == 0

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import io
 import json
+import os
 import re
 import subprocess
 import sys
@@ -18,7 +20,7 @@ from PIL import Image
 from rich.console import Console
 
 from memdist.compare import page, table
-from memdist.errors import CheckpointError
+from memdist.errors import CheckpointError, ConfigError
 
 TEST = ("train", "val", "test")
 
@@ -48,6 +50,18 @@ def _scores(l1: float, **change: Any) -> dict[str, Any]:
         "trivial": trivial,
     }
     return entry | change
+
+
+KID: dict[str, Any] = {
+    "kind": "kid",
+    "n": 4,
+    "layer": "pool3 (2048)",
+    "weights_sha256": "0" * 64,
+    "subsets": 100,
+    "subset": 4,
+    "model": {"mean": 0.1, "std": 0.01},
+    "trivial": {"black": {"mean": 0.5, "std": 0.02}},
+}
 
 
 def _run(folder: Path, name: str = "unet", splits: tuple[str, ...] = TEST, **change: Any) -> Path:
@@ -228,6 +242,11 @@ def test_a_narrow_terminal_breaks_no_figure(tmp_path: Path) -> None:
     assert "a-long-name" in shown
 
 
+def test_a_distance_of_distributions_that_is_whole_is_shown(tmp_path: Path) -> None:
+    run = _run(tmp_path / "a", scores={"test": _scores(0.07, distribution=KID)})
+    assert "0.1000 ± 0.0100" in _shown([run]) and "100 subsets of 4" in _shown([run])
+
+
 def test_what_is_no_scored_run_is_refused_in_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(CheckpointError, match=r"empty is no run folder: it has no config\.yaml; give a folder that"):
@@ -249,6 +268,35 @@ def test_what_is_no_scored_run_is_refused_in_a_sentence(tmp_path: Path) -> None:
         ("config.yaml", "model: [unclosed"),
         ("config.yaml", "just a string"),
         ("split.csv", "stem,split\na,train\n"),
+        ("config.yaml", "model: &a [*a]\n"),
+        ("config.yaml", "model: " + "[" * 5000 + "]" * 5000),
+        ("config.yaml", 'model: {name: "\\ud800"}\n'),
+        ("scores.json", '{"some": {}}'),
+        *[
+            ("scores.json", json.dumps({"test": _scores(0.07, **change)}))
+            for change in (
+                {"size": [1]},
+                {"size": 3},
+                {"size": "64"},
+                {"skill": 10**400},
+                {"metrics": {"l1": {"mean": 10**400, "n": 4, "undefined": 0}}},
+                {"metrics": {"l1": {"mean": 1e300, "n": 4, "undefined": 0}}},
+                {"n": 10**400},
+                {"fixations": {"sha256": [1]}},
+                {"fixations": ["x"]},
+                {"distribution": KID | {"n": "many"}},
+                {"distribution": KID | {"subsets": None}},
+                {"distribution": {key: value for key, value in KID.items() if key != "n"}},
+                {"distribution": {key: value for key, value in KID.items() if key != "subset"}},
+                {"distribution": KID | {"weights_sha256": 3}},
+                {"distribution": KID | {"layer": []}},
+                {"distribution": KID | {"model": {"mean": "x", "std": None}}},
+                {"distribution": "kid"},
+            )
+        ],
+        ("state.json", json.dumps({"parameters": {"net": 10**400}})),
+        ("state.json", json.dumps({"state": "stopped"})),
+        ("state.json", json.dumps({"state": "stopped", "epoch": 10**400})),
     ],
 )
 def test_a_damaged_run_folder_is_refused_in_a_sentence(tmp_path: Path, name: str, text: str) -> None:
@@ -256,6 +304,7 @@ def test_a_damaged_run_folder_is_refused_in_a_sentence(tmp_path: Path, name: str
     (run / name).write_text(text)
     with pytest.raises(CheckpointError, match="restore it") as caught:
         table.collect([run])
+    assert len(str(caught.value)) < 1000
     assert name == "scores.json" or "memdist evaluate" in str(caught.value)
 
 
@@ -359,12 +408,67 @@ def test_curves_of_little(tmp_path: Path, lines: list[dict[str, Any]]) -> None:
     assert ("No run of this table has validated yet." in text) == (not any("val/l1" in line for line in lines))
 
 
-def test_a_damaged_metrics_file_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("{\n{}\n", r"line 1 of .*metrics\.jsonl is no JSON \("),
+        ("{}\n[1]\n", r"line 2 of .*metrics\.jsonl is no JSON object"),
+        ("[" * 100_000 + "\n", r"line 1 of .*metrics\.jsonl is no JSON \(too deeply nested\)"),
+        ('{"epoch": 1, "val/l1": "x"}\n', r"metrics\.jsonl has 'x' where an epoch or a val/l1 should stand"),
+        ('{"epoch": "1", "val/l1": 0.1}\n', r"metrics\.jsonl has '1' where"),
+        ('{"epoch": Infinity, "val/l1": 0.1}\n', r"metrics\.jsonl has inf where"),
+        ('{"epoch": 1, "val/l1": NaN}\n', r"metrics\.jsonl has nan where"),
+        ('{"epoch": 1, "val/l1": 1e308}\n', r"metrics\.jsonl has 1e\+308 where"),
+        ('{"epoch": -1, "val/l1": 0.1}\n', r"metrics\.jsonl has -1 where"),
+        (f'{{"epoch": {10**400}, "val/l1": 0.1}}\n', r"metrics\.jsonl has a value where"),
+        ('{"epoch": true, "val/l1": 0.1}\n', r"metrics\.jsonl has True where"),
+    ],
+    ids=range(11),
+)
+def test_a_damaged_metrics_file_is_named(tmp_path: Path, text: str, says: str) -> None:
     run = _run(tmp_path / "a")
-    (run / "metrics.jsonl").write_text("{\n{}\n")
-    with pytest.raises(CheckpointError, match=r"metrics\.jsonl holds a line that is no JSON"):
+    (run / "metrics.jsonl").write_text(text)
+    with pytest.raises(CheckpointError, match=says):
         page.write(table.collect([run]), tmp_path / "page.html")
     assert not (tmp_path / "page.html").exists()
+
+
+@pytest.mark.parametrize(("epoch", "l1"), [(5e-324, 0.1), (1e12, 1e12), (1, 5e-324), (0, 0)])
+def test_curves_of_extreme_values_are_drawn(tmp_path: Path, epoch: float, l1: float) -> None:
+    lines = [{"epoch": epoch, "val/l1": l1}, {"epoch": epoch, "val/l1": 0.5}]
+    text = page.write(table.collect([_run(tmp_path / "a", lines=lines)]), tmp_path / "page.html").read_text()
+    assert "<polyline" in text and "nan" not in text.split("<body>")[1] and "inf" not in text.split("<polyline")[1]
+
+
+def test_a_page_needs_the_name_of_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = table.collect([_run(tmp_path / "a")])
+    monkeypatch.chdir(tmp_path)
+    for name in ("", ".", "..", "a", "/"):
+        with pytest.raises(ConfigError, match="is no name of a file: name one, such as comparison.html"):
+            page.write(found, Path(name))
+
+
+def test_a_page_shows_names_that_are_no_text(tmp_path: Path) -> None:
+    run = _run(tmp_path / "a")
+    _samples(run)
+    os.rename(
+        os.fsencode(run) + b"/samples/test/best-01-test0.png", os.fsencode(run) + b"/samples/test/best-01-x\xff.png"
+    )
+    scores = {"test": _scores(0.07, trivial={"\ud800": _means(0.1)})}
+    (run / "scores.json").write_text(json.dumps(scores))
+    text = page.write(table.collect([run]), tmp_path / "page.html").read_text()
+    assert "x\\udcff" in text and "\\ud800" in text
+
+
+def test_a_page_holds_nothing_that_a_link_leads_to(tmp_path: Path) -> None:
+    run = _run(tmp_path / "a")
+    _samples(run)
+    (tmp_path / "private").write_bytes(b"private words")
+    (run / "samples" / "test" / "best-02-test0.png").unlink()
+    (run / "samples" / "test" / "best-02-test0.png").symlink_to(tmp_path / "private")
+    (run / "samples" / "test" / "best-10-test0.png").mkdir()
+    text = page.write(table.collect([run]), tmp_path / "page.html").read_text()
+    assert "data:image/png" in text and base64.b64encode(b"private words").decode() not in text
 
 
 def test_curves_lie_inside_the_plot_with_the_least_error_lowest(tmp_path: Path) -> None:

@@ -124,6 +124,23 @@ def test_a_folder_that_cannot_be_made_gets_a_sentence(tmp_path: Path) -> None:
         rundir.write_text(tmp_path / "absent" / "a.txt", "")
 
 
+@pytest.mark.parametrize(
+    ("number", "remedy"),
+    [
+        (errno.ENOSPC, "make room, or choose another place"),
+        (errno.EDQUOT, "make room, or choose another place"),
+        (errno.EROFS, "mount it writable, or choose another place"),
+        (errno.EACCES, "ask for the right to write there, or choose another place"),
+        (errno.EPERM, "ask for the right to write there, or choose another place"),
+        (errno.ENOTDIR, "choose another place"),
+    ],
+)
+def test_a_refusal_names_what_helps(number: int, remedy: str) -> None:
+    with pytest.raises(CheckpointError, match=f"; what was written before is untouched: {remedy}$"):
+        with rundir.naming(Path("run")):
+            raise OSError(number, os.strerror(number))
+
+
 @pytest.mark.parametrize("refused", [errno.EACCES, errno.EROFS, errno.EDQUOT])
 def test_an_unwritable_folder_gets_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: int) -> None:
     _refuse(monkeypatch, "mkdir", refused)
@@ -220,6 +237,28 @@ def test_a_torn_last_line_is_passed_over(tmp_path: Path, tail: bytes) -> None:
     path = tmp_path / "a.jsonl"
     path.write_bytes(b'{"a":1}\n\n' + tail)
     assert rundir.read_lines(path) == [{"a": 1}]
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        (b"{", r"no JSON \(Expecting"),
+        (b"[1]", "no JSON object"),
+        (b"3", "no JSON object"),
+        (b"null", "no JSON object"),
+        (b"\xff\xfe", r"no JSON \("),
+        (b"9" * 5000, r"no JSON \(Exceeds"),
+        (b"[" * 100_000, r"no JSON \(too deeply nested\)"),
+    ],
+    ids=range(7),
+)
+def test_a_line_that_is_no_record_is_named(tmp_path: Path, line: bytes, says: str) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"a": 1}\n\n' + line + b'\n{"a": 2}\n')
+    with pytest.raises(
+        CheckpointError, match=f"^line 3 of .*metrics.jsonl is {says}.*; restore the file or delete it$"
+    ):
+        rundir.read_lines(path)
 
 
 def test_a_line_file_that_cannot_be_opened_gets_a_sentence(tmp_path: Path) -> None:

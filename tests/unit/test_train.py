@@ -4,19 +4,21 @@ import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from memdist import config, models
+from memdist import config, models, rundir
 from memdist.data.cache import Pixels
 from memdist.distributed import strategy as strategy_
 from memdist.distributed.single import Single
 from memdist.errors import CheckpointError, ConfigError
 from memdist.model import Loss, Pair, Stage, Update
-from memdist.train import checkpoint, optim, score, select, start, trivial
+from memdist.train import checkpoint, optim, restore, rollback, score, select, start, trivial
 from memdist.train.ema import Averages
 from memdist.train.select import Selection
 from tests import tiny
@@ -259,6 +261,34 @@ def test_a_harmed_checkpoint_is_found_out(tmp_path: Path, harm: str) -> None:
         path.write_bytes(data[:-1] + (bytes([data[-1] ^ 1]) if harm == "flip" else b""))
     with pytest.raises(CheckpointError, match="is not what was written"):
         checkpoint.read_state(tmp_path, 3)
+
+
+def test_a_step_is_named_by_its_digits(tmp_path: Path) -> None:
+    net = nn.Linear(1, 1)
+    for step in (5, 30):
+        checkpoint.save(tmp_path, step, {"net": net}, {}, {}, {})
+    assert restore.chosen_step(tmp_path, "5") == restore.chosen_step(tmp_path, "0005") == 5
+    for choice in ("7", "0", "9" * 5000, "²"):
+        with pytest.raises(CheckpointError, match="has no checkpoint '.*; there are best, last and 5, 30$") as caught:
+            restore.chosen_step(tmp_path, choice)
+        assert len(str(caught.value)) < 300
+
+
+def test_what_is_left_of_a_run_is_said_as_it_is(tmp_path: Path) -> None:
+    assert checkpoint.safe(tmp_path) == "no checkpoint was written yet, and the same command begins anew"
+    checkpoint.save(tmp_path, 5, {"net": nn.Linear(1, 1)}, {}, {}, {})
+    assert checkpoint.safe(tmp_path) == "the checkpoint of step 5 is safe, and the same command goes on from there"
+
+
+def test_a_run_that_diverged_for_an_unknown_reason_is_told(tmp_path: Path) -> None:
+    session: Any = SimpleNamespace(out=tmp_path, run=SimpleNamespace(on_divergence="stop"))
+    assert rollback.remembered(session) == []
+    for record, says in (({}, "it is not known why"), ({"why": None}, "it is not known why"), ({"why": "NaN"}, "NaN")):
+        rundir.write_json(tmp_path / rundir.STATE, {"state": "diverged", **record})
+        for answer in ("stop", "rollback"):
+            session.run.on_divergence = answer
+            (sentence,) = rollback.remembered(session)
+            assert sentence.startswith(f"this run diverged last time: {says}; ")
 
 
 def test_pruning_keeps_what_it_is_told(tmp_path: Path) -> None:
