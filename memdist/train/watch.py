@@ -97,7 +97,8 @@ class Usual:
         if norm > 0:
             self.count += 1
             self.mean += (math.log(norm) - self.mean) * max(1 / self.count, 1 / HORIZON)
-            self.peak = self.mean if self.count <= warmup else max(self.peak, self.mean)
+            # Before the first step that counts there is no peak: what it starts as, 0, is the logarithm of a norm of 1.
+            self.peak = self.mean if self.count <= max(1, warmup) else max(self.peak, self.mean)
 
 
 class Watch:

@@ -126,6 +126,16 @@ def test_without_a_warm_up_the_second_step_is_judged() -> None:
     assert verdict(watch).step == 2
 
 
+@pytest.mark.parametrize("warmup", [0, 1, 2])
+def test_small_gradients_are_usual_where_all_are_small(warmup: int) -> None:
+    watch = make(warmup=warmup, gradient=10)
+    for number in range(1, 50):
+        step(watch, number, norm=1e-4)
+    watch.fold(CPU)
+    step(watch, 50, norm=1e-2)
+    assert verdict(watch).what == "the gradient norm of net is 0.01 at step 50, where 0.0001 is usual"
+
+
 def test_what_was_usual_once_is_no_explosion_later() -> None:
     watch = make(warmup=2, gradient=10)
     for number in range(1, 2000):
