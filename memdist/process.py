@@ -40,7 +40,7 @@ class Process:
 
     @property
     def place(self) -> str:
-        """8 hexadecimal digits that processes share which can judge each other by their ids."""
+        """8 hexadecimal digits that processes share which can judge each other by their ids, if they have a `boot`."""
         words = "\0".join((self.host, self.machine, self.boot, self.namespace))
         return hashlib.sha256(words.encode()).hexdigest()[:8]
 
@@ -52,8 +52,9 @@ class Process:
     def life(self, me: Process) -> Life:
         """Whether it lives, as far as `me` can know without waiting."""
         # Another boot of a machine with this name is no proof: containers on two machines share names, and what an
-        # installation calls itself. After a machine has started anew, patience costs a minute.
-        return life(self.pid, self.start) if self.place == me.place else "unknown"
+        # installation calls itself. After a machine has started anew, patience costs a minute. Where kernels give their
+        # boots no names, two machines of one name look like one place: there nobody is judged by a number.
+        return life(self.pid, self.start) if me.boot and self.place == me.place else "unknown"
 
 
 def this() -> Process:

@@ -193,12 +193,12 @@ def sweep(folder: Path, *, ended: Collection[str] = (), alone: bool = False) -> 
     folder that nobody else writes into, everything. What a process of another machine left stays otherwise, as nobody can
     tell here whether it still writes: a small file, as large ones stand where the caller is alone.
     """
-    mine = process.this().place
+    me = process.this()
     for path in folder.glob(".*.tmp"):
         found = _TEMPORARY.search(path.name)
         if found and not alone:
             place, pid, start = found[1], int(found[2]), int(found[3])
-            gone = place == mine and process.life(pid, start) == "dead"
+            gone = me.boot != "" and place == me.place and process.life(pid, start) == "dead"
             if not gone and f"{place}-{pid}-{start}" not in ended:
                 continue
         shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)

@@ -171,6 +171,21 @@ def test_process_ids_are_compared_within_a_place_only(change: dict[str, Any], mo
     assert dataclasses.replace(HERE, **change).life(HERE) == "unknown"
 
 
+def test_where_boots_have_no_names_no_number_is_proof(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    me = dataclasses.replace(HERE, boot="")
+    monkeypatch.setattr(process, "this", lambda: me)
+    monkeypatch.setattr(process, "life", lambda *_: "dead")
+    # Another machine of the same name and installation looks like this place.
+    assert dataclasses.replace(me, pid=me.pid + 1).life(me) == "unknown"
+    theirs = tmp_path / f".a.{dataclasses.replace(me, pid=me.pid + 1).tag}-01234567.tmp"
+    theirs.write_text("")
+    rundir.sweep(tmp_path)
+    assert theirs.exists()
+    # Who followed the owner knows that it is gone.
+    rundir.sweep(tmp_path, ended={dataclasses.replace(me, pid=me.pid + 1).tag})
+    assert not theirs.exists()
+
+
 # Owners that can only be watched
 
 
