@@ -217,13 +217,18 @@ class Lines:
     """A file of JSON lines that grows at its end and can be cut back to a length it had."""
 
     def __init__(self, path: Path, length: int | None = None) -> None:
-        """Open for appending; `length` in bytes cuts off what an interrupted run wrote after its checkpoint."""
+        """Open for appending; `length` in bytes cuts off what an interrupted run wrote after its checkpoint.
+
+        A line that ends in the middle there goes as well: the file was damaged, and the next one would be joined to it.
+        """
         with naming(path):
             self.path = path
             # Unbuffered: what finds no room is not tried again when the file is closed.
             self._file = open(path, "ab", buffering=0)
-            if length is not None and length < self._file.seek(0, os.SEEK_END):
-                self._file.truncate(length)
+            end = self._file.seek(0, os.SEEK_END)
+            whole = _whole_lines(path, end if length is None else min(length, end))
+            if whole < end:
+                self._file.truncate(whole)
                 self._file.seek(0, os.SEEK_END)
 
     def write(self, record: Mapping[str, Any]) -> None:
@@ -246,6 +251,18 @@ class Lines:
         """Close the file."""
         with naming(self.path):
             self._file.close()
+
+
+def _whole_lines(path: Path, length: int) -> int:
+    """Bytes of the whole lines among the first `length` bytes of a file."""
+    if length == 0:
+        return 0
+    with open(path, "rb") as file:
+        file.seek(length - 1)
+        if file.read(1) == b"\n":
+            return length
+        file.seek(0)
+        return file.read(length).rfind(b"\n") + 1
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

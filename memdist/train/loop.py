@@ -5,8 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from memdist.data import loader as loader_
 from memdist.distributed import strategy as strategy_
 from memdist.errors import CheckpointError, MemdistError
 from memdist.train import checkpoint, imported, rollback, start, step, validate, watch
+from memdist.train.ledger import Ledger
 from memdist.train.ours import Ours
 from memdist.train.report import Report
 from memdist.train.signals import RESUME_ME, SAVE, STOP, Signals
@@ -63,28 +63,21 @@ class Leg:
 
     def __init__(self, session: start.Session, signals: Signals) -> None:
         """Open the line files where the checkpoint left them, and the report."""
-        session.still_ours()
         self.session, self.signals = session, signals
-        run, out, self.strategy = session.run, session.out, session.strategy
+        run, self.strategy = session.run, session.strategy
         self.pairs = len(session.data.rows["train"])
-        self.began = self.saved = time.monotonic()
+        self.saved = time.monotonic()
         self.asked, self.waited = False, 0.0
-        self.before: list[int] = session.state.get("before", [])
         self.sums = step.Sums()
-        lengths = session.state.get("lengths", {})
-        self.metrics = self.timing = None
+        self.ledger = Ledger(session)
         if self.strategy.main:
-            self.metrics = rundir.Lines(out / rundir.METRICS, lengths.get("metrics", 0))
-            self.timing = rundir.Lines(out / rundir.TIMING, lengths.get("timing", 0))
-            # Of rollbacks, what came after the checkpoint was cut off with the rest.
-            for record in session.rollbacks[len(session.state.get("rollbacks", ())) :]:
-                self.metrics.write(record)
+            self.ledger.open()
         if session.state:
             self.sums.load(session.state["sums"], self.strategy)
         rows = session.data.rows
         self.subsets = validate.subsets(run, session.data.pixels, rows["train"], rows["val"])
         self.report = Report(
-            out,
+            session.out,
             run.log,
             speaks=self.strategy.main,
             step=session.step,
@@ -101,7 +94,7 @@ class Leg:
         for sentence in words:
             self.report.say(sentence)
         if session.step and strategy.main:
-            self._prune()  # a kill may have come before it did
+            self.ledger.prune()  # a kill may have come before it did
         if session.step >= session.total or session.selection.exhausted(session.run.select):
             return self._finish("this run is finished already" if session.step else "there is nothing to do")
         self.note("running", "")
@@ -129,7 +122,7 @@ class Leg:
                 with contextlib.suppress(MemdistError):  # a disk that is full must not hide it
                     self.note("diverged", error.verdict.what)
                 raise rollback.refusal(session, error.verdict) from None
-            session.seconds = self._seconds()
+            session.seconds = self.ledger.seconds()
             return error.verdict
         except BaseException as error:
             # What cannot be written any more must not hide what went wrong first.
@@ -142,9 +135,7 @@ class Leg:
     def close(self) -> None:
         """End the report, and close the line files."""
         self.report.close()
-        for lines in (self.metrics, self.timing):
-            if lines is not None:
-                lines.close()
+        self.ledger.close()
 
     def advance(self, loader: loader_.Loader) -> int | None:
         """Take one step and whatever follows it; an exit code ends the run before its last step."""
@@ -177,12 +168,14 @@ class Leg:
             return RESUME_ME
         return None
 
-    def _epoch_number(self) -> int:
-        return self.session.step * self.session.run.batch.size // self.pairs
+    def note(self, state: str, why: str) -> None:
+        """Say in state.json how the run stands."""
+        if self.strategy.main:
+            self.ledger.note(state, why)
 
     def _epoch_end(self) -> int:
         """Step at which the last epoch that was begun before this step's batch ended, if it ends here."""
-        number = self._epoch_number()
+        number = self.session.epoch
         return loader_.epoch_end(number, self.pairs, self.session.run.batch.size) if number else -1
 
     def _overdue(self) -> bool:
@@ -201,14 +194,15 @@ class Leg:
         for name, optimiser in session.optimisers.items():
             values[f"lr/{name}"] = float(optimiser.param_groups[0]["lr"])
         speed = self.report.losses(session.step, values)
-        self._write(values, speed | {"data_wait_seconds": self.waited})
+        if self.strategy.main:
+            self.ledger.write(values, speed | {"data_wait_seconds": self.waited})
         self.waited = 0.0
 
     def _epoch(self) -> bool:
         """Validate at the end of an epoch; whether a checkpoint is due."""
         session, settings = self.session, self.session.run
         session.watch.look(session.stage.nets, self.strategy, session.step)
-        epoch = self._epoch_number()
+        epoch = session.epoch
         before = time.perf_counter()
         maps = epoch % settings.validate_.every == 0 or session.step == session.total
         bare = {name: net for name, net in session.stage.nets.items() if name not in session.averages.nets}
@@ -222,7 +216,8 @@ class Leg:
         if settings.select.metric in values:
             best = session.selection.update(settings.select, math.nan if chosen is None else chosen, session.step)
         if values:
-            self._write(values, {"validation_seconds": time.perf_counter() - before})
+            if self.strategy.main:
+                self.ledger.write(values, {"validation_seconds": time.perf_counter() - before})
             self.report.validation(session.step, values, best)
         if grid is not None and self.strategy.main:
             session.still_ours()
@@ -231,80 +226,28 @@ class Leg:
             self.report.grid(session.step, grid)
         return best or epoch % settings.checkpoint.every == 0
 
-    def _write(self, values: Mapping[str, float | None], clock: Mapping[str, float]) -> None:
-        session = self.session
-        place = {"step": session.step, "epoch": session.step * session.run.batch.size / self.pairs}
-        if self.metrics is not None and self.timing is not None:
-            session.still_ours()
-            self.metrics.write(place | {k: None if v is None or not math.isfinite(v) else v for k, v in values.items()})
-            self.timing.write(place | {"seconds": self._seconds()} | dict(clock))
-
-    def _seconds(self) -> float:
-        return self.session.seconds + time.monotonic() - self.began
-
     def _save(self, due: bool) -> None:
         """Write a checkpoint of what is sound, then let go of those that are not to be kept; `due`: by an epoch's end."""
-        session, settings = self.session, self.session.run
+        session = self.session
         if not session.watch.sound(session.stage.nets, self.strategy):
             return  # The next step shows it; to say so now would depend on when a checkpoint was asked for.
         if due and session.watch.calm:
             session.anchor = (session.step, session.selection.step)
         sums = self.sums.state(self.strategy)
-        if self.metrics is not None and self.timing is not None:
-            session.still_ours()
-            state = {
-                "epoch": session.step * settings.batch.size / self.pairs,
-                "lengths": {"metrics": self.metrics.length(), "timing": self.timing.length()},
-                "selection": asdict(session.selection),
-                "scalers": self.strategy.scalers(),
-                "sums": sums,
-                "watch": session.watch.state(),
-                "anchor": session.anchor,
-                "rollbacks": session.rollbacks,
-                "before": self.before,
-                "seconds": self._seconds(),
-            }
-            checkpoint.save(
-                session.out, session.step, session.stage.nets, session.averages.nets, session.optimisers, state
-            )
-            self._prune()
+        if self.strategy.main:
+            first = not session.saved
+            self.ledger.save(sums)
+            if first:
+                self.note("running", "")  # a run that has lost its checkpoints is told from one that had none yet
+            self.ledger.prune()
         self.saved, self.asked = time.monotonic(), False
-
-    def _prune(self) -> None:
-        session, every = self.session, self.session.run.checkpoint.keep_every
-        # The one before as well, with its best and its way back: should this one turn out to be torn, the run goes on there.
-        needed = [step for step in (session.selection.step, *session.anchor) if step is not None]
-        keep = {*checkpoint.steps(session.out)[-2:], *needed, *self.before}
-        self.before = needed
-        if every is not None:
-            ends = range(every, self._epoch_number() + 1, every)
-            keep |= {loader_.epoch_end(epoch, self.pairs, session.run.batch.size) for epoch in ends}
-        checkpoint.prune(session.out, keep)
-
-    def note(self, state: str, why: str) -> None:
-        """Say in state.json how the run stands."""
-        session = self.session
-        if not self.strategy.main:
-            return
-        record = {
-            "state": state,
-            "why": why,
-            "step": session.step,
-            "steps": session.total,
-            "epoch": session.step * session.run.batch.size / self.pairs,
-            "best": asdict(session.selection),
-            "parameters": {n: sum(p.numel() for p in net.parameters()) for n, net in session.stage.nets.items()},
-            "train_seconds": self._seconds(),
-            "rollbacks": len(session.rollbacks),
-        }
-        session.still_ours()
-        rundir.write_json(session.out / rundir.STATE, record)
 
     def _finish(self, why: str) -> int:
         session = self.session
-        stands = rundir.read_json(session.out / rundir.STATE).get("state")
-        if session.step and stands != "finished":
-            self.note("finished", why)
+        if session.step and self.strategy.main:
+            # A run that was finished before stays as it was.
+            if rundir.read_json(session.out / rundir.STATE).get("state") != "finished":
+                self.note("finished", why)
         best = session.selection
         chosen = (
             f"; best {session.run.select.metric} {best.value:.4f} at step {best.step}" if best.value is not None else ""

@@ -18,7 +18,7 @@ from memdist.train.watch import Verdict, Watch
 
 
 def remembered(session: start.Session) -> list[str]:
-    """A sentence on how the run folder's last process ended, if its training went wrong."""
+    """A sentence on how the run folder's last process ended, if its training went wrong; for the main process."""
     last = rundir.read_json(session.out / rundir.STATE)
     if last.get("state") != "diverged":
         return []
@@ -81,6 +81,9 @@ def go_back(session: start.Session, verdict: Verdict) -> list[str]:
 
     def drop() -> None:
         session.still_ours()
+        # Before they go: a process that is killed in between must not leave a run that seems to have lost them.
+        stands = rundir.read_json(session.out / rundir.STATE)
+        rundir.write_json(session.out / rundir.STATE, stands | {"saved": step > 0})
         # What was saved after it belongs to the steps that are given up.
         checkpoint.prune(session.out, {s for s in checkpoint.steps(session.out) if s <= step})
 
@@ -124,3 +127,4 @@ def _begin_again(session: start.Session) -> None:
     session.strategy.load_scalers(session.scalers)
     session.watch = Watch(run.divergence, session.model.floors())
     session.selection, session.step, session.anchor, session.state = Selection(), 0, (0, None), {}
+    session.saved = False

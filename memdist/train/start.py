@@ -56,6 +56,8 @@ class Session:
     """Initial state of the loss scalers."""
     anchor: tuple[int, int | None] = (0, None)
     """Step that a rollback leads to (0: the initial weights), and the best step as of then."""
+    saved: bool = False
+    """Whether there is a checkpoint; known to the main process."""
     rollbacks: list[dict[str, Any]] = field(default_factory=list)
     """The rollbacks so far, as metrics.jsonl has them: step, rollback (its number), reason, rate."""
 
@@ -63,6 +65,16 @@ class Session:
     def rate(self) -> float:
         """Factor on all learning rates that rollbacks have brought about."""
         return float(self.rollbacks[-1]["rate"]) if self.rollbacks else 1.0
+
+    @property
+    def epochs(self) -> float:
+        """Epochs so far."""
+        return self.step * self.run.batch.size / len(self.data.rows["train"])
+
+    @property
+    def epoch(self) -> int:
+        """Whole epochs so far."""
+        return self.step * int(self.run.batch.size) // len(self.data.rows["train"])
 
     @property
     def total(self) -> int:
@@ -193,7 +205,7 @@ def fault(session: Session, step: int) -> str | None:
 
 
 def _choose(session: Session) -> int:
-    """Find the newest checkpoint that is whole, and pass over what is not; 0 where there is none."""
+    """Find the newest checkpoint that is whole, and pass over what is not; 0 where there is none yet."""
     session.choice = whole.choose(session.out, lambda step: fault(session, step))
     return session.choice.step
 
@@ -215,7 +227,7 @@ def take_up(session: Session, step: int) -> None:
     # Looked up by the main process alone: what another rank sees of a folder may be a minute old.
     if strategy_.from_main(session.strategy, lost):
         session.selection.value = session.selection.step = None
-    session.step, session.seconds, session.state = state["step"], state["seconds"], state
+    session.step, session.seconds, session.state, session.saved = state["step"], state["seconds"], state, True
     session.watch = Watch(session.run.divergence, session.model.floors())
     session.watch.load(state["watch"])
     session.anchor, session.rollbacks = (state["anchor"][0], state["anchor"][1]), list(state["rollbacks"])
@@ -230,6 +242,8 @@ def _record(session: Session, former: Any) -> None:
     entry = provenance.leg(session.strategy.device, session.strategy.world, changed) | {"from_step": session.step}
     if session.choice.passed:
         entry["passed_over"] = session.choice.passed
+    if session.choice.lost:
+        entry["lost_lines"] = session.choice.lost
     history = rundir.read_json(out / rundir.PROVENANCE)
     record = {
         "seed": run.seed,

@@ -51,10 +51,12 @@ class Choice:
     """0: there is none yet."""
     passed: list[dict[str, Any]] = field(default_factory=list)
     """Step, what is wrong with it, and the name it was set aside under (None: it was not there)."""
+    lost: list[dict[str, Any]] = field(default_factory=list)
+    """Line files that are shorter than they were at that checkpoint: name, bytes that are there, bytes that were."""
 
     def sentences(self) -> list[str]:
         """For a person."""
-        return [str(entry["says"]) for entry in self.passed]
+        return [str(entry["says"]) for entry in (*self.passed, *self.lost)]
 
 
 def state(run: Path, step: int) -> dict[str, Any]:
@@ -66,7 +68,7 @@ def choose(run: Path, fault: Callable[[int], str | None]) -> Choice:
     """Choose the newest whole checkpoint, and set aside the torn ones above it and a torn best one.
 
     `fault` says in words what is wrong with a step's. To be called by the one process that holds the run folder. Raises
-    CheckpointError, with nothing moved, when there are checkpoints and none is whole.
+    CheckpointError, with nothing moved, when there are checkpoints and none is whole, or when there were and are no more.
     """
     there = checkpoint.there(run)
     torn: list[tuple[int, str]] = []
@@ -82,6 +84,7 @@ def choose(run: Path, fault: Callable[[int], str | None]) -> Choice:
                 f"none of the {len(torn)} checkpoints of {run} is whole (of step {torn[0][0]}: {torn[0][1]}); nothing was "
                 "changed: restore one from a copy, or train anew with --out"
             )
+        _refuse_loss(run)
         return Choice()
     for step, wrong in torn:
         aside = _set_aside(run, step)
@@ -92,7 +95,36 @@ def choose(run: Path, fault: Callable[[int], str | None]) -> Choice:
     best = state(run, choice.step)["selection"]["step"]
     if best is not None and best != choice.step:
         _look_at_best(run, best, choice, lost=best not in there)
+    _look_at_lines(run, choice)
     return choice
+
+
+def _refuse_loss(run: Path) -> None:
+    """Raise a CheckpointError for a run whose state tells of checkpoints: to begin again would wipe what is left of it."""
+    stands = rundir.read_json(run / rundir.STATE)
+    # What an older memdist wrote does not tell; that it was finished does: nothing ends without a checkpoint.
+    if stands.get("saved") is True or (stands.get("state") == "finished" and stands.get("step")):
+        raise CheckpointError(
+            f"{run} has lost all its checkpoints: {rundir.STATE} says that there were some, and {run / rundir.CHECKPOINTS} "
+            "holds none; nothing was changed: restore them from a copy, or start over in another folder (--out) or after "
+            "removing this one"
+        )
+
+
+def _look_at_lines(run: Path, choice: Choice) -> None:
+    """Take note of line files that have lost lines from before the checkpoint that is gone on from."""
+    lengths = state(run, choice.step)["lengths"]
+    for name, key in ((rundir.METRICS, "metrics"), (rundir.TIMING, "timing")):
+        path = run / name
+        with rundir.naming(path):
+            found = path.stat().st_size if path.is_file() else None
+        if (found or 0) < lengths[key]:
+            wrong = "is not there" if found is None else f"has {found} bytes"
+            says = (
+                f"warning: {path} {wrong}, where it had {lengths[key]} at the checkpoint of step {choice.step}: lines of steps "
+                "before that are lost, and training goes on without them"
+            )
+            choice.lost.append({"file": name, "bytes": found or 0, "had": lengths[key], "says": says})
 
 
 def _look_at_best(run: Path, best: int, choice: Choice, *, lost: bool) -> None:

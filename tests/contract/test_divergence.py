@@ -249,6 +249,34 @@ def test_a_rollback_to_the_start_is_a_run_at_lower_rates(
     assert back["state"]["scalers"] == lower["state"]["scalers"]
 
 
+@pytest.mark.parametrize("at", ["before they go", "once they are gone"])
+def test_a_rollback_to_the_start_that_is_killed_has_lost_nothing(
+    at: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tiny.run("unet", folder, **BACK, **OFTEN)
+    prune = checkpoint.prune
+
+    def killed(out: Path, keep: set[int]) -> None:
+        if keep:
+            prune(out, keep)
+            return
+        if at == "once they are gone":
+            prune(out, keep)
+        monkeypatch.setattr(loop.Leg, "note", lambda *_: None)
+        raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        poison(patch, 3, above=0.7)
+        patch.setattr(checkpoint, "prune", killed)
+        loop.train(run, tmp_path / "run")
+    monkeypatch.undo()
+    assert (checkpoint.steps(tmp_path / "run") == []) == (at == "once they are gone")
+    poison(monkeypatch, 3, above=0.7)
+    assert loop.train(run, tmp_path / "run") == 0
+    assert loop.train(run, tmp_path / "whole") == 0
+    assert outcome(tmp_path / "run") == outcome(tmp_path / "whole")
+
+
 def test_rollbacks_come_to_an_end(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     poison(monkeypatch, 7)
     run = tiny.run("unet", folder, **BACK, **{"divergence.rollbacks": 2, "divergence.rate": 0.1})

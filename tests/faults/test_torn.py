@@ -1,5 +1,6 @@
 """Checkpoints that are not what was written: passed over for the one before, and the run ends as if nothing had happened."""
 
+import dataclasses
 import hashlib
 import json
 import random
@@ -12,15 +13,20 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from memdist import cli, rundir
+from memdist import cli, locks, process, rundir
 from memdist.errors import CheckpointError
 from memdist.train import checkpoint, evaluate, loop, whole
+from memdist.train import step as step_
 from tests import tiny
 from tests.faults.asking import outcome
 
 LAST = 14
 FILES = [checkpoint.NETS, checkpoint.AVERAGES, checkpoint.OPTIM, checkpoint.STATE, checkpoint.MANIFEST]
 MODEL = "palette"
+
+
+class Killed(BaseException):
+    """Ends a process's work on the spot, as SIGKILL does: nothing may follow it."""
 
 
 @pytest.fixture(scope="module")
@@ -202,6 +208,111 @@ def test_where_none_is_whole_nothing_is_touched(
         with pytest.raises(SystemExit) as ended:
             cli.main(["evaluate", str(run), "--checkpoint", choice])
         assert ended.value.code == 2 and "Traceback" not in capfd.readouterr().err
+
+
+def everything(run: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in run.rglob("*") if path.is_file() and rundir.LOCK not in path.name}
+
+
+@pytest.mark.parametrize("gone", ["the folder", "what is in it"])
+@pytest.mark.parametrize("ended", ["finished", "killed", "as an older memdist wrote it"])
+def test_a_run_that_has_lost_its_checkpoints_does_not_begin_again(
+    ended: str, gone: str, run: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if ended == "killed":
+        run, taken = tmp_path / "killed", step_.take_step
+
+        def take_step(session: Any, *rest: Any) -> None:
+            taken(session, *rest)
+            if session.step == 3:
+                monkeypatch.setattr(loop.Leg, "note", lambda *_: None)
+                raise Killed
+
+        with monkeypatch.context() as patch, pytest.raises(Killed):
+            patch.setattr(step_, "take_step", take_step)
+            loop.train(settings(data), run)
+        monkeypatch.undo()
+        assert rundir.read_json(run / rundir.STATE)["state"] == "running" and checkpoint.steps(run)
+    elif ended != "finished":
+        state = rundir.read_json(run / rundir.STATE)
+        del state["saved"]
+        rundir.write_json(run / rundir.STATE, state)
+    shutil.rmtree(run / rundir.CHECKPOINTS)
+    if gone == "what is in it":
+        (run / rundir.CHECKPOINTS).mkdir()
+    before = everything(run)
+    with pytest.raises(
+        CheckpointError, match="has lost all its checkpoints: state.json says .*--out.* removing this one"
+    ):
+        loop.train(settings(data), run)
+    assert everything(run) == before
+    shutil.rmtree(run)
+    assert loop.train(settings(data), run) == 0
+
+
+@pytest.mark.parametrize("left", [None, 0, 0.3, 0.9])
+def test_lines_that_were_lost_are_told_and_none_is_joined(
+    left: float | None, run: Path, data: Path, finished: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    shutil.rmtree(checkpoint.folder(run, LAST))
+    metrics, whole_lines = run / rundir.METRICS, rundir.read_lines(run / rundir.METRICS)
+    had = json.loads((checkpoint.folder(run, LAST - 1) / checkpoint.STATE).read_text())["lengths"]["metrics"]
+    kept = b""
+    if left is None:
+        metrics.unlink()
+    else:
+        kept = metrics.read_bytes()[: int(had * left)]
+        metrics.write_bytes(kept)
+    assert not kept or not kept.endswith(b"\n")
+    capfd.readouterr()
+    assert loop.train(settings(data), run) == 0
+    (told,) = [line for line in capfd.readouterr().out.splitlines() if line.startswith("warning: ")]
+    what = "is not there" if left is None else f"has {len(kept)} bytes"
+    assert f"{metrics} {what}, where it had {had} at the checkpoint of step {LAST - 1}: lines" in told
+    (lost,) = rundir.read_json(run / rundir.PROVENANCE)["legs"][-1]["lost_lines"]
+    assert lost == {"file": rundir.METRICS, "bytes": len(kept), "had": had, "says": told}
+    # What is left of the old lines, then all that came after the checkpoint.
+    after = [line for line in whole_lines if line["step"] == LAST]
+    assert rundir.read_lines(metrics) == whole_lines[: kept.count(b"\n")] + after
+    # It is told once: the next checkpoint knows the file as it is.
+    assert loop.train(settings(data), run) == 0
+    assert "warning" not in capfd.readouterr().out
+
+
+@pytest.mark.parametrize("when", ["within a checkpoint", "before the start"])
+def test_who_was_followed_meanwhile_removes_nothing(
+    when: str, run: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It stalls, another process follows and writes checkpoints of its own, and it wakes before it would let old ones go."""
+    follower = dataclasses.replace(process.this(), host="node7", boot="b")
+
+    def follow() -> None:
+        top = max(int(path.suffix[1:]) for path in run.glob(f"{rundir.LOCK}.*"))
+        (run / f"{rundir.LOCK}.{top + 1}").write_bytes(locks._text(follower, "0" * 32, 0, False))
+        for step in range(1, 5):
+            shutil.copytree(checkpoint.folder(run, LAST), checkpoint.folder(run, step), dirs_exist_ok=True)
+
+    if when == "within a checkpoint":
+        shutil.rmtree(checkpoint.folder(run, LAST))
+        checkpoint.save(run, LAST, {}, {}, {}, {})  # set aside as torn
+        save = checkpoint.save
+
+        def slowly(*rest: Any) -> None:
+            save(*rest)
+            follow()
+
+        monkeypatch.setattr(checkpoint, "save", slowly)
+    else:
+        run_of = loop.Leg.run
+
+        def late(leg: loop.Leg, words: Any) -> Any:
+            follow()
+            return run_of(leg, words)
+
+        monkeypatch.setattr(loop.Leg, "run", late)
+    with pytest.raises(CheckpointError, match="process .* on node7 has taken .* over"):
+        loop.train(settings(data), run)
+    assert {1, 2, 3, 4, LAST} <= set(checkpoint.steps(run))
 
 
 def test_of_those_set_aside_the_latest_stay(tmp_path: Path) -> None:

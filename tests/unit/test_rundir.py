@@ -232,6 +232,30 @@ def test_a_length_of_nothing_empties_the_file(tmp_path: Path) -> None:
     assert path.read_bytes() == b""
 
 
+WHOLE = b'{"a":1}\n{"a":2}\n{"a":3}\n'
+
+
+@pytest.mark.parametrize("there", range(len(WHOLE) + 1))
+@pytest.mark.parametrize("length", [None, 8, 13, len(WHOLE)])
+def test_what_is_appended_is_never_joined_to_half_a_line(tmp_path: Path, there: int, length: int | None) -> None:
+    """A file that has lost its end, or is not what it was when its length was taken, is cut back to whole lines."""
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(WHOLE[:there])
+    lines = rundir.Lines(path, length)
+    kept = min(there, len(WHOLE) if length is None else length) // 8
+    assert lines.length() == 8 * kept
+    lines.write({"a": 4})
+    lines.close()
+    assert path.read_bytes() == WHOLE[: 8 * kept] + b'{"a":4}\n'
+
+
+def test_a_file_that_is_gone_begins_anew(tmp_path: Path) -> None:
+    lines = rundir.Lines(tmp_path / "a.jsonl", 24)
+    lines.write({"a": 4})
+    lines.close()
+    assert rundir.read_lines(tmp_path / "a.jsonl") == [{"a": 4}]
+
+
 @pytest.mark.parametrize("tail", [b'{"a":2', b'{"a":2}', b"\xff\xfe", b"{"])
 def test_a_torn_last_line_is_passed_over(tmp_path: Path, tail: bytes) -> None:
     path = tmp_path / "a.jsonl"
