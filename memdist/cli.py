@@ -20,7 +20,7 @@ from typing import Annotated, Any
 
 import typer
 
-from memdist.errors import ConfigError, MemdistError, printable
+from memdist.errors import ConfigError, MemdistError, is_shared, printable
 
 # Plain help text: drawing boxes round it would cost a third of the time in which --help must answer.
 _PLAIN: dict[str, Any] = {"no_args_is_help": True, "rich_markup_mode": None}
@@ -297,22 +297,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 sys.stdout.flush()  # what was printed last may find no room, which else shows when nobody can answer
             raise
     except MemdistError as error:
-        # A mistake that all ranks make is told once; one of a single rank would else be silent.
-        who = "memdist" if _speaks() else f"memdist (rank {os.environ['RANK']})"
-        for sentence in str(error).split("\n"):
-            _complain(f"{who}: {printable(sentence)}")
+        _tell(error, str(error))
         sys.exit(2)
     except OSError as error:
         why = (error.strerror or str(error)).lower()
         if error.filename is not None:
             # A name that is too long, a folder that may not be looked into: found wherever a path is first used.
             where = printable(os.fsdecode(error.filename))
-            _complain(f"memdist: {where} cannot be used: {why}; give another path, or make it accessible")
+            _tell(error, f"{where} cannot be used: {why}; give another path, or make it accessible")
         elif error.errno in _NO_ROOM:
             from memdist import output
 
             output.mute()
-            _complain(f"memdist: a file or the output cannot be written: {why}; make room, or choose another place")
+            _tell(error, f"a file or the output cannot be written: {why}; make room, or choose another place")
         else:
             raise
         sys.exit(2)
@@ -320,17 +317,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(130)
 
 
-def _complain(sentence: str) -> None:
-    """Say what is wrong, wherever that can be read; the exit code says it as well."""
-    with contextlib.suppress(OSError):
-        print(sentence, file=sys.stderr)
-
-
 def _resolve(config: str, overrides: Sequence[str] | None) -> Any:
     from memdist import config as settings
     from memdist import models as registry
 
     return registry.resolve(settings.read(settings.find(config), overrides or []))
+
+
+def _tell(error: Exception, sentences: str) -> None:
+    """Say on standard error what went wrong; what all ranks are known to have met, the first one says for them."""
+    if is_shared(error) and not _speaks():
+        return
+    # Any other mistake may be this rank's alone, and would be silent if only the first one spoke.
+    who = "memdist" if _speaks() else f"memdist (rank {os.environ['RANK']})"
+    with contextlib.suppress(OSError):  # the exit code says it as well
+        for sentence in sentences.split("\n"):
+            print(f"{who}: {printable(sentence)}", file=sys.stderr)
 
 
 def _speaks() -> bool:

@@ -41,6 +41,16 @@ class DivergedError(MemdistError):
     """A training whose loss, gradient or output has gone wrong; its checkpoints are from before."""
 
 
+def shared(error: BaseException) -> None:
+    """Mark an error as one that every rank of a job raises, so that one of them tells it for all."""
+    vars(error)["shared"] = True
+
+
+def is_shared(error: BaseException) -> bool:
+    """Whether every rank raises this error: it was marked, or is found by all ranks alike."""
+    return isinstance(error, DivergedError) or bool(vars(error).get("shared"))
+
+
 def printable(text: object) -> str:
     """Text with whatever a terminal could obey or misread (escapes, line ends, marks of direction) spelled out."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import pickle
 import warnings
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -11,6 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from memdist import errors
 from memdist.distributed.single import Single
 
 
@@ -94,15 +96,20 @@ class Ddp(Single):
 
     def first(self, work: Callable[[], None]) -> None:
         """Let the main process do something before the others go on; its failure is everybody's."""
-        failure: list[BaseException | None] = [None]
+        failure: BaseException | None = None
         if self.main:
             try:
                 work()
-            except Exception as error:  # handed on below, by every rank
-                failure = [error]
-        dist.broadcast_object_list(failure, src=0, group=self._hosts)
-        if failure[0] is not None:
-            raise failure[0]
+            # An interruption as well: the signal may have reached this rank alone, and the others wait here for it.
+            except (Exception, KeyboardInterrupt) as error:
+                failure = error
+        words = [None if failure is None else _portable(failure)]
+        dist.broadcast_object_list(words, src=0, group=self._hosts)
+        if failure is None:
+            failure = words[0]
+        if failure is not None:
+            errors.shared(failure)
+            raise failure
 
     def close(self) -> None:
         """Leave the process group."""
@@ -110,6 +117,15 @@ class Ddp(Single):
         with contextlib.suppress(RuntimeError):
             self.settle()
         self._accelerator.end_training()
+
+
+def _portable(error: BaseException) -> BaseException:
+    """The error, or one of its words if it is of a kind that cannot be sent: the other ranks wait for something."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return error
 
 
 def _statistics(net: nn.Module) -> list[Tensor]:

@@ -80,7 +80,7 @@ class Strategy(Protocol):
         """Wait for what `agree` still has under way and give it."""
 
     def first(self, work: Callable[[], None]) -> None:
-        """Let the main process do something before the others go on."""
+        """Let the main process do something before the others go on; its failure is everybody's (`errors.shared`)."""
 
     def close(self) -> None:
         """Leave the process group."""

@@ -14,7 +14,7 @@ from memdist.augment import augment
 from memdist.data import loader as loader_
 from memdist.distributed import strategy as strategy_
 from memdist.errors import CheckpointError, MemdistError
-from memdist.train import checkpoint, imported, rollback, start, step, validate, watch
+from memdist.train import checkpoint, rollback, start, step, validate, watch
 from memdist.train.ledger import Ledger
 from memdist.train.ours import Ours
 from memdist.train.report import Report
@@ -30,12 +30,8 @@ def train(run: Any, out: Path, *, extend: bool = False) -> int:
     strategy = strategy_.make(run)
     try:
         with Signals() as signals, Ours(out, lambda: signals.wishes) as ours:
-            # A run that is there is held before it is read; of a new one nothing stands until all is checked.
-            if not ours.new:
-                imported.refuse_training(out)
-                strategy.first(ours.hold)
-            hold = ours.hold if ours.new else lambda: None
-            session = start.open_session(run, out, strategy, model, extend=extend, hold=hold)
+            strategy.first(ours.claim)
+            session = start.open_session(run, out, strategy, model, extend=extend, hold=ours.hold)
             session.still_ours = ours.check
             return go_on(session, signals)
     finally:
@@ -44,7 +40,8 @@ def train(run: Any, out: Path, *, extend: bool = False) -> int:
 
 def go_on(session: start.Session, signals: Signals) -> int:
     """Train from where a session stands, through its rollbacks; gives the exit code."""
-    words = [*start.introduction(session), *rollback.remembered(session)]
+    words = start.introduction(session)
+    session.strategy.first(lambda: words.extend(rollback.remembered(session)))
     while True:
         with contextlib.closing(Leg(session, signals)) as leg:
             answer = leg.run(words)
@@ -70,8 +67,7 @@ class Leg:
         self.asked, self.waited = False, 0.0
         self.sums = step.Sums()
         self.ledger = Ledger(session)
-        if self.strategy.main:
-            self.ledger.open()
+        self.strategy.first(self.ledger.open)
         if session.state:
             self.sums.load(session.state["sums"], self.strategy)
         rows = session.data.rows

@@ -141,18 +141,22 @@ def open_session(
 
     `hold` is called by the main process once all is checked and before anything is written.
     """
-    former = restore.former_run(run, out, extend)
-    if former is None and run.init.from_ is not None:
-        restore.parent(run.init.from_)  # before pictures are decoded
-    checked = check_.cheap if former is None else lambda _: []
+    former: list[Any] = []
+
+    def look() -> int:
+        former[:] = [restore.former_run(run, out, extend)]
+        if former == [None] and run.init.from_ is not None:
+            restore.parent(run.init.from_)  # before pictures are decoded
+        return int(former == [None])
+
+    # The main process alone looks: what another rank sees of a folder may be a minute old, and all must go the same way.
+    new = bool(strategy_.from_main(strategy, look))
+    checked = check_.cheap if new else lambda _: []
     data = dataset.load(run, strategy, lambda stems: micro_batch(run, strategy.world, len(stems["train"])), checked)
-    if former is None:
+    if new:
         data.notes.extend(leaks.repeated(data.table))
-    if former is not None and split_.fingerprint(split_.read(out / rundir.SPLIT)) != split_.fingerprint(data.table):
-        raise CheckpointError(
-            f"{out} was trained on other data: the pictures, maps or split of {sources_.said(run.data)} differ from its "
-            f"{rundir.SPLIT}; use the same data, or another folder with --out"
-        )
+    else:
+        strategy.first(lambda: _refuse_other_data(run, out, data))
     if model.wants_mean_map:
         mean = trivial.mean_map(data.pixels, data.rows["train"])
         model = type(model)(run.model, dataclasses.replace(model.task, mean_map=mean))
@@ -160,7 +164,7 @@ def open_session(
     optimisers = {name: optim.make(net, getattr(run.optim, name)) for name, net in stage.nets.items()}
     watch = Watch(run.divergence, model.floors())
     session = Session(run, out, strategy, data, model, stage, optimisers, averages, watch)
-    last = strategy_.from_main(strategy, lambda: _choose(session)) if former is not None else 0
+    last = 0 if new else strategy_.from_main(strategy, lambda: _choose(session))
     if not last and run.init.from_ is not None:
         restore.start_from(run.init.from_, stage.nets, averages.nets)
     strategy.prepare(stage, optimisers, {name: getattr(run.optim, name).clip for name in stage.nets})
@@ -170,10 +174,18 @@ def open_session(
 
     def begin() -> None:
         hold()
-        _record(session, former)
+        _record(session, former[0])
 
     strategy.first(begin)
     return session
+
+
+def _refuse_other_data(run: Any, out: Path, data: dataset.Dataset) -> None:
+    if split_.fingerprint(split_.read(out / rundir.SPLIT)) != split_.fingerprint(data.table):
+        raise CheckpointError(
+            f"{out} was trained on other data: the pictures, maps or split of {sources_.said(run.data)} differ from its "
+            f"{rundir.SPLIT}; use the same data, or another folder with --out"
+        )
 
 
 def place(run: Any, model: Model, device: torch.device) -> tuple[Stage, Averages]:

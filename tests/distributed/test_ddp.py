@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from memdist import rundir
+from memdist.train import checkpoint
 from tests import tiny
 from tests.distributed import two_ranks
 from tests.distributed.two_ranks import WRONG
@@ -119,7 +120,21 @@ def test_an_overflow_at_one_rank_is_skipped_by_both(job: Path) -> None:
 
 def test_a_failure_of_the_main_rank_is_everybodys(job: Path) -> None:
     told = [json.loads((job / f"failure-{rank}.json").read_text()) for rank in (0, 1)]
-    assert told[0] == told[1] == "no room"
+    words = [["DataError", "no room"], ["KeyboardInterrupt", ""], ["FileNotFoundError", "[Errno 2] no: 'a'"]]
+    for rank, odd in enumerate((["Unsendable", "odd"], ["RuntimeError", "Unsendable: odd"])):
+        assert told[rank] == [[*error, True] for error in (*words[:2], odd, words[2])]
+
+
+def test_a_rank_that_sees_the_folder_late_goes_with_the_others(job: Path) -> None:
+    first, second = (json.loads((job / f"blind-{rank}.json").read_text()) for rank in (0, 1))
+    assert [code for code, _ in first] == [code for code, _ in second] == [0, 0, 2, 2, 2, 2, 2, 2, 2]
+    says = ["seed = 1 differs", "data.split_seed = 1 differs", "is being trained by", "has lost all its checkpoints"]
+    says += ["holds other files and is no run folder", "has diverged: ", "has diverged: "]
+    for (_, said), words in zip(first[2:], says, strict=True):
+        assert words in said and said.count("\n") == 1
+    # What all have met is told once.
+    assert [said for _, said in second] == [""] * 9
+    assert checkpoint.steps(job / "blind")[-1] == rundir.read_lines(job / "blind" / rundir.METRICS)[-1]["step"] == 14
 
 
 def test_two_ranks_score_as_one(job: Path, tmp_path: Path) -> None:

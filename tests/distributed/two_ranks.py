@@ -1,5 +1,7 @@
 """What `test_ddp.py` looks at, done by two ranks in one job (and by rank 0 alone, as one process)."""
 
+import contextlib
+import io
 import itertools
 import json
 import math
@@ -13,10 +15,11 @@ from typing import Any
 import pytest
 import torch
 
+from memdist import cli, locks, rundir
 from memdist.distributed import strategy as strategy_
 from memdist.distributed.ddp import Ddp
 from memdist.distributed.single import Single
-from memdist.errors import DataError
+from memdist.errors import DataError, is_shared
 from memdist.model import Loss, Pair, Stage, Update
 from memdist.train import checkpoint, distribution, evaluate, loop, start
 from memdist.train import step as step_
@@ -159,14 +162,74 @@ def go_wrong(variant: str, folder: Path, strategy: Any, where: str, steps: int |
         step_.take_step, Watch.add = begun, add  # type: ignore[method-assign]
 
 
-def failure(folder: Path, strategy: Ddp) -> None:
-    def fail() -> None:
-        raise DataError("no room")
+class Unsendable(Exception):
+    """Cannot be made again from its words."""
 
-    try:
-        strategy.first(fail)
-    except DataError as error:
-        (folder / f"failure-{strategy.rank}.json").write_text(json.dumps(str(error)))
+    def __init__(self, *, what: str) -> None:
+        super().__init__(what)
+
+
+def failure(folder: Path, strategy: Ddp) -> None:
+    told = []
+    for error in (DataError("no room"), KeyboardInterrupt(), Unsendable(what="odd"), FileNotFoundError(2, "no", "a")):
+
+        def fail(error: BaseException = error) -> None:
+            raise error
+
+        try:
+            strategy.first(fail)
+        except BaseException as found:
+            told.append([type(found).__name__, str(found), is_shared(found)])
+    (folder / f"failure-{strategy.rank}.json").write_text(json.dumps(told))
+
+
+def hide(patch: pytest.MonkeyPatch, out: Path) -> None:
+    """What a folder holds is not seen where it is listed or looked up; who knows a name can open it, as over a network."""
+
+    def seen(real: Any) -> Any:
+        return lambda self, **options: not self.is_relative_to(out) and real(self, **options)
+
+    def listed(real: Any) -> Any:
+        return lambda self, *of, **options: iter(()) if self.is_relative_to(out) else real(self, *of, **options)
+
+    for name, blinded in (("is_file", seen), ("is_dir", seen), ("exists", seen), ("iterdir", listed), ("glob", listed)):
+        patch.setattr(Path, name, blinded(getattr(Path, name)))
+
+
+def blind(folder: Path, strategy: Ddp) -> None:
+    """Trainings of one folder of which rank 1 sees nothing; gives exit codes and what each rank says on standard error."""
+    config = folder / f"blind-{strategy.rank}.yaml"
+    config.write_text(json.dumps(tiny.raw("unet", folder / "data")))
+    told: list[list[Any]] = []
+
+    def train(name: str, *settings: str) -> None:
+        out, said = folder / name, io.StringIO()
+        with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stderr(said):
+            patch.setattr(strategy_, "make", lambda _: strategy)
+            patch.setattr(Ddp, "close", lambda _: strategy.settle())
+            if strategy.rank == 1:
+                hide(patch, out)
+            try:
+                cli.main(["train", str(config), "--out", str(out), *settings])
+            except SystemExit as end:
+                told.append([end.code, said.getvalue()])
+        strategy.first(lambda: None)
+
+    train("blind", "epochs=1")
+    train("blind", "epochs=3")
+    train("blind", "seed=1")
+    train("blind", "data.split_seed=1")
+    with locks.hold(folder / "blind") if strategy.main else contextlib.nullcontext():
+        strategy.first(lambda: None)
+        train("blind")
+    checkpoints = folder / "blind" / rundir.CHECKPOINTS
+    strategy.first(lambda: os.rename(checkpoints, folder / "away"))
+    train("blind")
+    strategy.first(lambda: os.rename(folder / "away", checkpoints))
+    train("data")
+    train("blind-wrong", "optim.unet.lr=1e30")
+    train("blind-wrong", "optim.unet.lr=1e30")
+    (folder / f"blind-{strategy.rank}.json").write_text(json.dumps(told))
 
 
 def torn(folder: Path, strategy: Ddp) -> None:
@@ -205,6 +268,7 @@ def main(folder: Path) -> None:
     overflow(folder, strategy)
     failure(folder, strategy)
     torn(folder, strategy)
+    blind(folder, strategy)
     if strategy.main:
         alone = Single(torch.device("cpu"), "fp32")
         for variant in exact:
