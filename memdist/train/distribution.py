@@ -44,6 +44,10 @@ _TRUTH = ""
 _WELL_KNOWN = "pt_inception-2015-12-05-6726825d.pth, or the same as .safetensors"
 
 
+UNASKED = f"FID and KID are not taken: name the file of Inception's weights with eval.fid_weights=FILE ({_WELL_KNOWN})"
+"""What a person reads who named no weights."""
+
+
 @dataclass(frozen=True)
 class Extractor:
     """A network that gives features, and what a reader of its figures must know."""

@@ -281,6 +281,8 @@ def table(scores: Mapping[str, Any], splits: Sequence[str], note: str | None = N
             parts += [gaze.table(name, record, _cell), gaze.sentence(record["fixations"], record["n"]) + "\n"]
         if record["distribution"]:
             parts.append(distribution.sentence(record["distribution"]) + "\n")
+    if any(scores[name]["distribution"] is None for name in splits):
+        parts.append(distribution.UNASKED)
     return Group(*parts, *([note] if note else []))
 
 
