@@ -23,6 +23,8 @@ _LONGEST_DIFF = 200_000
 _BARE = re.compile(r"\b(?:(hf_|gh[opsur]_|AKIA)[A-Za-z0-9]{16,}|(github_pat_|glpat-|sk-|xox[abp]-)[\w-]{16,})")
 """Tokens that say by how they begin what they are: Hugging Face, GitHub, GitLab, OpenAI, Slack, AWS."""
 _SECRET = "key|token|secret|passw|passwd|pwd|auth|credential|bearer"
+_SHORTEST = 8
+"""Characters of a secret of the environment, at least: what is shorter stands in too many other words."""
 
 
 def leg(device: torch.device, world: int, changed: dict[str, Any]) -> dict[str, Any]:
@@ -30,7 +32,7 @@ def leg(device: torch.device, world: int, changed: dict[str, Any]) -> dict[str, 
     return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": [Path(sys.argv[0]).name, *_words(sys.argv[1:])],
-        "folder": os.getcwd(),
+        "folder": _without_secrets(os.getcwd()),
         "user": _user(),
         "host": platform.node(),
         "platform": platform.platform(),
@@ -41,7 +43,7 @@ def leg(device: torch.device, world: int, changed: dict[str, Any]) -> dict[str, 
         else f"{device.type} ({platform.machine()})",
         "threads": torch.get_num_threads(),
         "ranks": world,
-        "runtime_changes": changed,
+        "runtime_changes": _cleared(changed),
         "git": _git(),
     }
 
@@ -61,10 +63,31 @@ def _version(name: str) -> str | None:
 
 
 def _without_secrets(word: str) -> str:
-    """Blank what looks like the value of a secret: a command line, or a changed script, may carry one by mistake."""
+    """Blank what is a secret of the environment, or looks like one: a command line, or a changed script, may carry it."""
+    for secret in _of_environment():
+        word = word.replace(secret, "***")
     word = _BARE.sub(r"\1\2***", word)
-    word = re.sub(r"(://[^/\s:@]*:)[^/\s@]+@", r"\1***@", word)
-    return re.sub(rf"(?i)((?:{_SECRET})[\w-]*[\"']?\s*[=:]\s*).+", r"\1***", word)
+    # Either half of what stands before the @ may be the token.
+    word = re.sub(r"://[^/\s?#]+@", "://***@", word)
+    word = re.sub(r"(?i)([?&;][\w-]*sig(?:nature)?=)[^&;\s\"']+", r"\1***", word)
+    # name=value, "name": value, environ["name"] = value, getenv("name", "value")
+    between = r"(?:[\"']?\]?\s*[=:]|[\"']\s*,(?=\s*[\"']))"
+    return re.sub(rf"(?is)((?:{_SECRET})[\w-]*{between}\s*).+", r"\1***", word)
+
+
+def _of_environment() -> list[str]:
+    """Values of environment variables that are named like secrets, the longest first; a key in PEM is secret by lines."""
+    named = (value for name, value in os.environ.items() if re.search(f"(?i){_SECRET}", name))
+    return sorted({line for value in named for line in value.splitlines() if len(line) >= _SHORTEST}, key=len)[::-1]
+
+
+def _cleared(value: Any) -> Any:
+    """Values of settings without secrets."""
+    if isinstance(value, dict):
+        return {key: _cleared(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_cleared(inner) for inner in value]
+    return _without_secrets(value) if isinstance(value, str) else value
 
 
 def _words(words: Sequence[str]) -> list[str]:
@@ -81,20 +104,18 @@ def _git() -> dict[str, Any] | None:
 
     def ask(*words: str) -> str | None:
         try:
-            done = subprocess.run(
-                ["git", "-C", str(root), *words], capture_output=True, text=True, timeout=20, check=True
-            )
+            done = subprocess.run(["git", "-C", str(root), *words], capture_output=True, timeout=20, check=True)
         except (OSError, subprocess.SubprocessError):
             return None
-        return done.stdout
+        # What was changed may be in any encoding, and is to be read by a person.
+        return done.stdout.decode(errors="backslashreplace")
 
     commit, diff = ask("rev-parse", "HEAD"), ask("diff", "--no-ext-diff", "HEAD")
     if commit is None:
         return None
-    diff = None if diff is None else "\n".join(map(_without_secrets, diff.split("\n")))
     whole = diff is not None and len(diff) <= _LONGEST_DIFF
-    return {
-        "commit": commit.strip(),
-        "diff": diff[:_LONGEST_DIFF] if diff is not None else None,
-        "diff_is_whole": whole,
-    }
+    if diff is not None:
+        # Cut at the end of a line: of half a secret nobody knows what it is.
+        kept = diff if whole else diff[:_LONGEST_DIFF].rpartition("\n")[0]
+        diff = "\n".join(map(_without_secrets, kept.split("\n")))
+    return {"commit": commit.strip(), "diff": diff, "diff_is_whole": whole}

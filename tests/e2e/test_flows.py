@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from memdist.data import split
 from memdist.errors import CheckpointError
 from memdist.metrics import METRICS
 from memdist.predict import pictures
-from memdist.train import checkpoint, describe, evaluate, loop, restore
+from memdist.train import checkpoint, describe, evaluate, loop, provenance, restore
 from memdist.train.trivial import NAMES
 from tests import tiny
 
@@ -219,19 +220,35 @@ def test_memory_is_what_the_formula_says() -> None:
     assert 1.8 < twice / activations <= 2.0
 
 
-def test_provenance_keeps_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
-    from memdist.train import provenance
-
+def test_provenance_blanks_what_looks_like_a_secret() -> None:
     for word in (
         "wandb_api_key=abc",
         "X_TOKEN=abc",
         "db.password: abc",
         "+export AWS_SECRET='abc'",
         "Authorization: Bearer abc",
+        '+os.environ["HF_TOKEN"] = "abc"',
+        "+os.environ['HF_TOKEN']='abc'",
+        '+token = os.getenv("HF_TOKEN", "abc")',
+        '+{"api_key": "abc"}',
+        "X_TOKEN=first\nabc",
+        "https://abc@host/x",
+        "https://abc:x-oauth-basic@host/x",
+        "https://me:abc@host/x",
+        "https://host/x?a=1&sig=abc",
+        "https://host/x?X-Amz-Signature=abc&a=1",
     ):
         assert "abc" not in provenance._without_secrets(word), word
-    assert provenance._without_secrets("https://me:abc@host/x") == "https://me:***@host/x"
-    for word in ("optim.unet.lr=1e-3", "data.images=/a/b", "https://host/x:y"):
+    assert provenance._without_secrets("https://me:abc@host/x") == "https://***@host/x"
+    assert provenance._without_secrets("https://host/x?sig=abc&a=1") == "https://host/x?sig=***&a=1"
+    for word in (
+        "optim.unet.lr=1e-3",
+        "data.images=/a/b",
+        "https://host/x:y",
+        "https://host/@me?design=3&a=b@c",
+        "+for key, value in items:",
+        '+    "sky", "tokens"',
+    ):
         assert provenance._without_secrets(word) == word
     # Tokens without a name beside them are known by how they begin.
     for start, rest in (("hf_", "aB3" * 11), ("ghp_", "aB3" * 12), ("sk-", "proj-aB3_" * 4), ("AKIA", "ABC2" * 4)):
@@ -244,5 +261,48 @@ def test_provenance_keeps_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
         "***",
         "seed=1",
     ]
-    monkeypatch.setenv("MEMDIST_TEST_TOKEN", "not to be told")
-    assert "not to be told" not in json.dumps(provenance.leg(torch.device("cpu"), 1, {}) | {"git": None})
+
+
+def test_provenance_keeps_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of the environment wherever they stand, and what a changed file of a checkout has of them."""
+    import subprocess
+    import sys
+
+    import memdist
+
+    hub, key, short = "hf_REALTOKEN", "-----BEGIN-----\nline-one-of-it\nline-two-of-it", "short"
+    (tmp_path / "memdist").mkdir()
+    script = tmp_path / "memdist" / "__init__.py"
+    script.write_text("first = 1\n")
+    who = ["-c", "user.name=me", "-c", "user.email=me@here"]
+    for words in (["init", "-q"], ["add", "."], [*who, "commit", "-qm", "first"]):
+        subprocess.run(["git", *words], cwd=tmp_path, check=True, env={**os.environ, "GIT_CONFIG_GLOBAL": os.devnull})
+    script.write_bytes(
+        b'first = 1\nos.environ["HF_TOKEN"] = "hf_REALTOKEN"\nlogin("hf_REALTOKEN")\nclone("https://ghp_REAL@github.com")\n'
+        b"line-two-of-it\nname = '\xe9'\nlast = 2 # of a short file\n"
+    )
+    monkeypatch.setattr(memdist, "__file__", str(script))
+    for name, value in (("HF_TOKEN", hub), ("SIGNING_KEY", key), ("DOOR_PASSWORD", short), ("PLACE", "in-the-open")):
+        monkeypatch.setenv(name, value)
+    place = tmp_path / f"with-{hub}-in-it"
+    place.mkdir()
+    monkeypatch.chdir(place)
+    monkeypatch.setattr(sys, "argv", ["memdist", "train", f"data.images=/data/{hub}/x", "in-the-open", "a short way"])
+    changed = {"data.images": [None, f"/data/{hub}/x"], "eval.steps": [1, 2]}
+    told = provenance.leg(torch.device("cpu"), 1, changed)
+    text = json.dumps(told)
+    for secret in (hub, "ghp_REAL", "line-one-of-it", "line-two-of-it"):
+        assert secret not in text, secret
+    assert told["command"] == ["memdist", "train", "data.images=/data/***/x", "in-the-open", "a short way"]
+    assert told["folder"] == str(tmp_path / "with-***-in-it")
+    assert told["runtime_changes"] == {"data.images": [None, "/data/***/x"], "eval.steps": [1, 2]}
+    assert told["git"]["diff_is_whole"] and len(told["git"]["commit"]) == 40
+    added = [line for line in told["git"]["diff"].splitlines() if line.startswith("+") and "+++" not in line]
+    assert added == [
+        '+os.environ["HF_TOKEN"] = ***',
+        '+login("***")',
+        '+clone("https://***@github.com")',
+        "+***",
+        "+name = '\\xe9'",
+        "+last = 2 # of a short file",
+    ]

@@ -10,11 +10,13 @@ import yaml
 
 from tests import tiny
 
+ROOT = Path(__file__).parents[2]
 SECRETS = {
     "WANDB_API_KEY": "k3y-of-wandb",
     "AWS_SECRET_ACCESS_KEY": "k3y-of-aws",
     "HF_TOKEN": "t0ken-of-a-hub",
     "MY_PASSWORD": "pa55word-of-mine",
+    "RELEASE_TOKEN": "t0ken-in-a-folders-name",
     "DATABASE_URL": "postgres://me:pa55word-in-a-url@host/db",
 }
 
@@ -30,9 +32,18 @@ def test_no_secret_is_written(tmp_path: Path) -> None:
         ["export", str(run), "--out", str(tmp_path / "export")],
         ["import", "memdist", str(tmp_path / "export"), "--out", str(tmp_path / "back")],
     ]
+    here = tmp_path / SECRETS["RELEASE_TOKEN"]
+    here.mkdir()
     for words in commands:
         command = [sys.executable, "-c", "from memdist.cli import main; main()", *words]
-        done = subprocess.run(command, env={**os.environ, **SECRETS}, capture_output=True, text=True, timeout=300)
+        done = subprocess.run(
+            command,
+            env={**os.environ, **SECRETS, "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            timeout=300,
+            cwd=here,
+        )
         assert done.returncode == 0, done.stderr
         assert not any(secret in done.stdout + done.stderr for secret in SECRETS.values())
     files = [p for p in tmp_path.rglob("*") if p.is_file() and data not in p.parents]
