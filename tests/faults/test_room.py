@@ -94,9 +94,10 @@ def test_scoring_and_predicting_on_full_and_read_only_disks(tmp_path: Path) -> N
     assert loop.train(models.resolve(config.read(path)), tmp_path / "copied") == 0
     run, picture = str(tmp_path / "mount" / "run"), str(next((tmp_path / "data" / "images").iterdir()))
     lines = [["evaluate", run], ["predict", run, picture, "--out", run + "/maps"], [*line, "epochs=3"]]
+    lines.append(["export", run, "--out", str(tmp_path / "mount" / "exported")])
     request = {"do": "refused", "lines": lines, "copied": str(tmp_path / "copied"), "kept": str(tmp_path / "kept")}
     (told,) = ask([request | {"mount": str(tmp_path / "mount")}])
-    assert len(told) == 9
+    assert len(told) == 12
     for answer in told:
         if answer["state"] == "fine":
             assert answer["code"] == 0, answer
