@@ -87,6 +87,9 @@ class Floor:
     """Name of another value, logged beside it, of which `below` is a share; None: `below` stands for itself."""
     sentence: str
     """What it means, as a clause."""
+    maps: bool = False
+    """Whether the range of the maps that validation predicts, beside that of the true ones, stands for values that steps do not
+    log: a micro-batch of one picture has no other to differ from."""
 
 
 @dataclass(frozen=True, kw_only=True)

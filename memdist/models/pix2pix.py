@@ -123,16 +123,10 @@ class Pix2Pix(Model):
         return {}
 
     def notes(self) -> tuple[str, ...]:
-        """Batch normalisation couples pictures; one picture alone does not show whether others would get the same map."""
-        alone = (
-            "that the generator predicts one map for all pictures is noticed only where a rank's micro-batch has 2 pictures or "
-            "more: with 1 (batch.size or batch.micro), look at samples/"
+        """Batch normalisation couples pictures."""
+        return coupling_note(
+            {"the generator": self.config.generator.norm, "the discriminator": self.config.discriminator.norm}
         )
-        norms: dict[str, str] = {
-            "the generator": self.config.generator.norm,
-            "the discriminator": self.config.discriminator.norm,
-        }
-        return (*coupling_note(norms), alone)
 
     def floors(self) -> tuple[Floor, ...]:
         """A discriminator that tells all maps apart (a critic's loss is no distance to 0), and one map for all pictures."""
@@ -141,6 +135,7 @@ class Pix2Pix(Model):
             below=0.001,
             of="maps/spread",
             sentence="the generator has collapsed to one map for all pictures",
+            maps=True,
         )
         if self.config.loss == "wasserstein" or self.config.adversarial_weight == 0:
             return (constant,)
@@ -166,7 +161,7 @@ class Pix2Pix(Model):
             "generator/adversarial": verdict.detach(),
             "generator/l1": l1.detach(),
         }
-        if len(fake) > 1:  # one has none beside it to differ from: `notes` says so
+        if len(fake) > 1:  # one has none beside it to differ from
             logs |= {"generator/spread": _spread(scratch["fake"]), "maps/spread": _spread(batch.map)}
         return Loss(value, logs)
 

@@ -204,9 +204,11 @@ class Leg:
         bare = {name: net for name, net in session.stage.nets.items() if name not in session.averages.nets}
         nets, pixels = {**bare, **session.averages.nets}, session.data.pixels
         with validate.evaluating(bare):
-            values, grid = validate.validate(
+            values, grid, ranges = validate.validate(
                 settings, session.model, nets, pixels, self.subsets, self.strategy, maps=maps
             )
+        if ranges is not None:
+            session.watch.validated(session.model.averaged()[0], *ranges, session.step)
         best = False
         chosen = values.get(settings.select.metric)
         if settings.select.metric in values:

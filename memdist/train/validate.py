@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -18,6 +19,20 @@ from memdist.distributed.strategy import Strategy
 from memdist.model import Model, Nets, Sampling
 from memdist.train import score
 from memdist.train.score import Rows
+
+Seen = Callable[[loader.Part, Mapping[str, Tensor], Mapping[str, Tensor]], None]
+
+
+class Validation(NamedTuple):
+    """What was measured."""
+
+    values: dict[str, float | None]
+    """`val/...` the model's own scores over all of val and, where maps are predicted, the house's metrics. Undefined values are
+    left out of a mean; a mean of nothing is None."""
+    grid: Tensor | None = None
+    """Sample grid, uint8 [3, H, W]."""
+    ranges: tuple[float, float] | None = None
+    """Where maps are predicted: how far those of val lie apart, predicted and true, in [0, 2]."""
 
 
 @dataclass(frozen=True)
@@ -60,12 +75,8 @@ def evaluating(nets: Mapping[str, nn.Module]) -> Iterator[None]:
 
 def validate(
     run: Run, model: Model, nets: Nets, pixels: cache.Pixels, chosen: Subsets, strategy: Strategy, *, maps: bool
-) -> tuple[dict[str, float | None], Tensor | None]:
-    """Measure; gives means by name, and the sample grid as uint8 [3, H, W] where maps are predicted.
-
-    `val/...` the model's own scores over all of val; with `maps` also the house's metrics at training size over the
-    subsets. Undefined values are left out of a mean; a mean of nothing is None.
-    """
+) -> Validation:
+    """Measure; with `maps` also the house's metrics at training size over the subsets."""
     means: dict[str, float | None] = {}
     settings = run.validate_
     if model.scores:
@@ -80,26 +91,51 @@ def validate(
         )
         means |= {f"val/{name}": metrics.summarise(values).mean for name, values in own[""].items()}
     if not maps:
-        return means, None
+        return Validation(means)
     predictor = score.of_model(model, nets, Sampling(sampler=settings.sampler, steps=settings.steps))
     shown: dict[int, Tensor] = {}
     wanted = set(chosen.grid.tolist())
 
-    def keep(part: loader.Part, predicted: Mapping[str, Tensor], _: Mapping[str, Tensor]) -> None:
+    predicted_range, true_range = _Range(), _Range()
+
+    def look(part: loader.Part, predicted: Mapping[str, Tensor], _: Mapping[str, Tensor]) -> None:
+        predicted_range.add(predicted["model"])
+        true_range.add(part.pair.map)
         for at, row in enumerate(part.rows.tolist()):
             if row in wanted:
                 shown[row] = predicted["model"][at]
 
-    def measured(rows: Rows) -> score.Values:
+    def measured(rows: Rows, seen: Seen | None = None) -> score.Values:
         return score.measure(
-            {"model": predictor}, pixels, rows, strategy, seed=run.seed, batch=settings.batch, seen=keep
+            {"model": predictor}, pixels, rows, strategy, seed=run.seed, batch=settings.batch, seen=seen
         )["model"]
 
-    val = measured(chosen.val_maps)
+    val = measured(chosen.val_maps, look)
     train = measured(chosen.train_maps)
     means["train/l1"] = metrics.summarise(train["l1"]).mean
     means |= {f"val/{name}": metrics.summarise(values).mean for name, values in val.items()}
-    return means, _grid(pixels, chosen.grid, shown, strategy) if len(chosen.grid) else None
+    grid = _grid(pixels, chosen.grid, shown, strategy) if len(chosen.grid) else None
+    return Validation(means, grid, (predicted_range.mean(strategy), true_range.mean(strategy)))
+
+
+class _Range:
+    """How far maps lie apart: exact, whatever the order, the batches and the ranks."""
+
+    def __init__(self) -> None:
+        self._low: Tensor | None = None
+        self._high: Tensor | None = None
+
+    def add(self, maps: Tensor) -> None:
+        """Take maps [N, C, H, W]."""
+        low, high = maps.amin(0), maps.amax(0)
+        self._low = low if self._low is None else torch.minimum(self._low, low)
+        self._high = high if self._high is None else torch.maximum(self._high, high)
+
+    def mean(self, strategy: Strategy) -> float:
+        """Mean over pixels of highest less lowest, over all ranks; each has taken some maps."""
+        assert self._low is not None and self._high is not None
+        low, high = strategy.gather(self._low[None]).amin(0), strategy.gather(self._high[None]).amax(0)
+        return float((high - low).mean())
 
 
 def _grid(pixels: cache.Pixels, rows: Rows, shown: Mapping[int, Tensor], strategy: Strategy) -> Tensor:

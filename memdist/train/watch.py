@@ -112,6 +112,7 @@ class Watch:
         self._rows: list[_Row] = []
         self._usual: dict[str, Usual] = {}
         self._since: dict[str, int] = {}
+        self._logged: set[str] = set()
 
     @property
     def calm(self) -> bool:
@@ -160,6 +161,27 @@ class Watch:
         self.fold(strategy)
         return all(map(math.isfinite, _weights(nets).values()))
 
+    def validated(self, net: str, predicted: float, true: float, step: int) -> None:
+        """Judge the ranges of maps that validation predicted and of true ones, after `look`; `net` is what predicts.
+
+        Raises Diverged where a floor that steps say nothing of has been undercut for so many steps.
+        """
+        steps = self._settings.collapse_steps
+        for floor in self._floors:
+            if steps is None or not floor.maps or floor.log in self._logged:
+                continue
+            least = floor.below * true
+            if not predicted < least:
+                self._since.pop(floor.log, None)
+                continue
+            since = self._since.setdefault(floor.log, step)
+            if step - since + 1 >= steps:
+                what = (
+                    f"{floor.sentence}: the maps predicted in validation have differed by less than {least:.3g} for {steps} "
+                    f"steps, since step {since}"
+                )
+                raise Diverged(_verdict(step, net, what, "divergence.collapse_steps", since))
+
     def fold(self, strategy: strategy_.Strategy) -> None:
         """Fetch what has gathered and judge it; called by all ranks alike. Raises Diverged for the first bad step."""
         rows, self._rows = self._rows, []
@@ -202,6 +224,7 @@ class Watch:
                 logged.setdefault(entry.name, []).append(value)
             elif entry.kind == "norm":
                 self._gradient(row.step, entry.net, value, entry.net in skipped)
+        self._logged = set(logged)
         self._collapse(row, {name: sum(part) / len(part) for name, part in logged.items()})
 
     def _gradient(self, step: int, net: str, norm: float, skipped: bool) -> None:

@@ -6,7 +6,6 @@ networks. Only when a whole one is found does anything move.
 
 from __future__ import annotations
 
-import math
 import re
 import sys
 from collections.abc import Callable, Mapping
@@ -263,7 +262,8 @@ def _count(value: Any) -> bool:
 
 
 def _number(value: Any) -> bool:
-    return isinstance(value, float | int) and not isinstance(value, bool) and math.isfinite(value)
+    # An integer may be larger than any float.
+    return isinstance(value, float | int) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def newest(run: Path, names: tuple[str, ...]) -> int | None:

@@ -178,6 +178,30 @@ def test_a_generator_that_paints_one_map(folder: Path, tmp_path: Path) -> None:
     assert "for 6 steps, since step " in words and "divergence.collapse_steps=null" in words
 
 
+def test_a_generator_that_paints_one_map_where_a_step_sees_one_picture(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There a step has no two maps to tell apart; validation has, every 18 steps."""
+    one = {"batch.size": 1, "divergence.collapse_steps": 6, "checkpoint.keep_every": 1}
+    assert loop.train(tiny.run("pix2pix", folder, **{**one, "divergence.collapse_steps": 1}), tmp_path / "sound") == 0
+
+    def follow(session: Any) -> None:
+        if session.step >= 20 and session.rate > 0.7:  # the output's bias outweighs all else
+            session.stage.nets["generator"].output.bias.data.fill_(50.0)
+
+    after_steps(monkeypatch, follow)
+    words = stopped(tiny.run("pix2pix", folder, epochs=5, **one), tmp_path / "run")
+    assert (
+        "has collapsed to one map for all pictures: the maps predicted in validation have differed by less than"
+        in words
+    )
+    # The first validation that sees it is followed by one more.
+    assert "for 6 steps, since step 36; the checkpoint of step 18 is from before" in words
+    assert loop.train(tiny.run("pix2pix", folder, epochs=5, **one, **BACK), tmp_path / "run") == 0
+    (record,) = [line for line in lines(tmp_path / "run") if "rollback" in line]
+    assert record["step"] == 18
+
+
 def test_a_discriminator_that_tells_all_apart(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     floor = Floor(log="discriminator/loss", below=100.0, sentence="it tells all apart")
     monkeypatch.setattr(Pix2Pix, "floors", lambda _: (floor,))
