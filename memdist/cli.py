@@ -8,9 +8,6 @@ Everything is imported inside the functions that use it, so that `memdist --help
 
 from __future__ import annotations
 
-import contextlib
-import errno
-import os
 import re
 import sys
 from collections.abc import Sequence
@@ -20,12 +17,11 @@ from typing import Annotated, Any
 
 import typer
 
-from memdist.errors import ConfigError, MemdistError, is_shared, printable
+from memdist import output
+from memdist.errors import ConfigError, MemdistError
 
 # Plain help text: drawing boxes round it would cost a third of the time in which --help must answer.
 _PLAIN: dict[str, Any] = {"no_args_is_help": True, "rich_markup_mode": None}
-
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EPIPE)
 
 _SETTING = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*=")
 
@@ -101,7 +97,7 @@ def train(
     if dry_run:
         from memdist.train import describe
 
-        _show(describe.describe(run))
+        output.show(describe.describe(run))
         return
     from memdist.train import loop, start
 
@@ -122,7 +118,7 @@ def evaluate(
     from memdist.train import evaluate as scoring
 
     splits = [s.value for s in Split if s is not Split.all] if split is Split.all else [split.value]
-    _show(scoring.evaluate(run, splits, choice=checkpoint, ema=not no_ema, overrides=overrides or []))
+    output.show(scoring.evaluate(run, splits, choice=checkpoint, ema=not no_ema, overrides=overrides or []))
 
 
 @app.command()
@@ -148,7 +144,7 @@ def predict(
     from memdist.predict import pictures
 
     count = pictures.predict(run, paths, out, choice=checkpoint, ema=not no_ema, overrides=overrides)
-    _show(f"{count} {'map' if count == 1 else 'maps'} in {out}")
+    output.show(f"{count} {'map' if count == 1 else 'maps'} in {out}")
 
 
 @app.command("import")
@@ -164,7 +160,7 @@ def import_(
     """Make a run folder of weights from elsewhere, which evaluates, predicts and fine-tunes."""
     from memdist.exchange import importing
 
-    _show("\n".join(importing.import_(kind, checkpoint, out, overrides or [])))
+    output.show("\n".join(importing.import_(kind, checkpoint, out, overrides or [])))
 
 
 @app.command()
@@ -176,7 +172,7 @@ def export(
     """Write a run as safetensors, settings without paths, and a model card; `import memdist` takes it back."""
     from memdist.exchange import exporting
 
-    _show("\n".join(exporting.export(run, out, choice=checkpoint)))
+    output.show("\n".join(exporting.export(run, out, choice=checkpoint)))
 
 
 @app.command()
@@ -194,9 +190,9 @@ def compare(
         from memdist.compare import page
 
         page.write(comparison, html)
-    _show(table.render(comparison))
+    output.show(table.render(comparison))
     if html is not None:
-        _show(f"page: {html}")
+        output.show(f"page: {html}")
 
 
 @data.command("make")
@@ -210,7 +206,7 @@ def data_make(
     from memdist.data import example
 
     example.make(out, pairs, size, seed)
-    _show(f"{pairs} pairs in {out}")
+    output.show(f"{pairs} pairs in {out}")
 
 
 @data.command("cache")
@@ -219,7 +215,7 @@ def data_cache(config: Config, overrides: Overrides = None) -> None:
     run = _resolve(config, overrides)
     from memdist.train import dataset
 
-    _show(dataset.cache(run))
+    output.show(dataset.cache(run))
 
 
 @data.command("check")
@@ -236,7 +232,7 @@ def data_check(
     from memdist.train import survey
 
     report = survey.survey(run, group_duplicates)
-    _show(report)
+    output.show(report)
     raise typer.Exit(0 if report.clean else 1)
 
 
@@ -246,7 +242,7 @@ def models_list(context: typer.Context) -> None:
     if context.invoked_subcommand is None:
         from memdist import models as registry
 
-        _show(registry.listing())
+        output.show(registry.listing())
 
 
 @models.command("show")
@@ -256,7 +252,7 @@ def models_show(
     """Print every setting of a model as YAML that is a valid CONFIG: `memdist models show palette > my.yaml`."""
     from memdist import models as registry
 
-    _show(registry.show(name).rstrip("\n"))
+    output.show(registry.show(name).rstrip("\n"))
 
 
 @app.command()
@@ -265,7 +261,7 @@ def doctor() -> None:
     from memdist import doctor as examination
 
     report, well = examination.report()
-    _show(report)
+    output.show(report)
     raise typer.Exit(0 if well else 1)
 
 
@@ -296,21 +292,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             if sys.stdout is not None:
                 sys.stdout.flush()  # what was printed last may find no room, which else shows when nobody can answer
             raise
-    except MemdistError as error:
-        _tell(error, str(error))
-        sys.exit(2)
-    except OSError as error:
-        why = (error.strerror or str(error)).lower()
-        if error.filename is not None:
-            # A name that is too long, a folder that may not be looked into: found wherever a path is first used.
-            where = printable(os.fsdecode(error.filename))
-            _tell(error, f"{where} cannot be used: {why}; give another path, or make it accessible")
-        elif error.errno in _NO_ROOM:
-            from memdist import output
-
-            output.mute()
-            _tell(error, f"a file or the output cannot be written: {why}; make room, or choose another place")
-        else:
+    except (MemdistError, OSError) as error:
+        if not output.answer(error):
             raise
         sys.exit(2)
     except KeyboardInterrupt:
@@ -322,28 +305,3 @@ def _resolve(config: str, overrides: Sequence[str] | None) -> Any:
     from memdist import models as registry
 
     return registry.resolve(settings.read(settings.find(config), overrides or []))
-
-
-def _tell(error: Exception, sentences: str) -> None:
-    """Say on standard error what went wrong; what all ranks are known to have met, the first one says for them."""
-    if is_shared(error) and not _speaks():
-        return
-    # Any other mistake may be this rank's alone, and would be silent if only the first one spoke.
-    who = "memdist" if _speaks() else f"memdist (rank {os.environ['RANK']})"
-    with contextlib.suppress(OSError):  # the exit code says it as well
-        for sentence in sentences.split("\n"):
-            print(f"{who}: {printable(sentence)}", file=sys.stderr)
-
-
-def _speaks() -> bool:
-    """Whether this process speaks for all ranks of a job."""
-    return os.environ.get("RANK", "0") == "0"
-
-
-def _show(renderable: Any) -> None:
-    if not _speaks():
-        return
-    from memdist import output
-
-    console = output.console(needed=True)
-    console.print(renderable, soft_wrap=isinstance(renderable, str))

@@ -1,17 +1,20 @@
-"""Standard output, as a person's terminal, a file or a pipe: it may be full or gone while what counts goes into files."""
+"""What a person sees: results on standard output, which may be full or gone while what counts goes into files; mistakes."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sys
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, TextIO, cast
+from typing import TYPE_CHECKING, Any, TextIO, cast
 
-from memdist.errors import MemdistError
+from memdist.errors import MemdistError, is_shared, printable
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EPIPE)
 
 
 class Output:
@@ -86,3 +89,45 @@ def console(*, needed: bool) -> Console:
     if terminal.is_terminal:
         return terminal
     return Console(file=file, highlight=False, markup=False, emoji=False, width=200)
+
+
+def speaks() -> bool:
+    """Whether this process speaks for all ranks of a job."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def show(renderable: Any) -> None:
+    """Print what a command gives; raises MemdistError where standard output refuses it."""
+    if speaks():
+        console(needed=True).print(renderable, soft_wrap=isinstance(renderable, str))
+
+
+def answer(error: MemdistError | OSError) -> bool:
+    """Say on standard error what a person can do about an error; False, with nothing said, for a fault of memdist."""
+    if isinstance(error, MemdistError):
+        _tell(error, str(error))
+        return True
+    why = (error.strerror or str(error)).lower()
+    if error.filename is not None:
+        # A name that is too long, a folder that may not be looked into: found wherever a path is first used.
+        _tell(
+            error,
+            f"{printable(os.fsdecode(error.filename))} cannot be used: {why}; give another path, or make it accessible",
+        )
+    elif error.errno in _NO_ROOM:
+        mute()
+        _tell(error, f"a file or the output cannot be written: {why}; make room, or choose another place")
+    else:
+        return False
+    return True
+
+
+def _tell(error: Exception, sentences: str) -> None:
+    # What all ranks are known to have met, the first one says for them.
+    if is_shared(error) and not speaks():
+        return
+    # Any other mistake may be this rank's alone, and would be silent if only the first one spoke.
+    who = "memdist" if speaks() else f"memdist (rank {os.environ['RANK']})"
+    with contextlib.suppress(OSError):  # the exit code says it as well
+        for sentence in sentences.split("\n"):
+            print(f"{who}: {printable(sentence)}", file=sys.stderr)
