@@ -205,9 +205,9 @@ class Eval(Settings):
     size: Count | None = None
     """Height and width in pixels at which maps are compared; null: the map's own size, its longer side at most 256."""
     sampler: str = runtime("ddim")
-    """Sampler of a diffusion model; others take no notice."""
+    """Sampler of a diffusion model (ancestral, ddim, dpmpp_2m, dpmpp_3m_sde, heun, unipc); others take no notice."""
     steps: Count = runtime(50)
-    """Network evaluations a picture, at most the trained noise steps."""
+    """Network evaluations a picture, at most the trained noise steps; heun takes one fewer of an even number."""
     batch: Count = runtime(64)
     """Pictures predicted at once on a rank."""
     fid_weights: Folder | None = runtime(None)

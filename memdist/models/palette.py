@@ -195,12 +195,12 @@ class Palette(Model):
         """Raise a ConfigError for an unknown sampler, or more steps than were trained."""
         if sampling.sampler not in samplers.SAMPLERS:
             raise ConfigError(f"there is no sampler {sampling.sampler!r}; choose one of {', '.join(samplers.SAMPLERS)}")
-        schedule.levels(self._table, sampling.steps)
+        schedule.levels(self._table, samplers.intervals(sampling.sampler, sampling.steps))
 
     def predict(self, nets: Nets, image: Tensor, seed: Tensor, sampling: Sampling) -> Tensor:
         """Sample a map from noise that belongs to the picture."""
         c = self.config
-        levels = schedule.levels(self._table, sampling.steps)
+        levels = schedule.levels(self._table, samplers.intervals(sampling.sampler, sampling.steps))
         levels = levels.float() if image.device.type == "mps" else levels
 
         def predict_x0(x: Tensor, gamma: Tensor) -> Tensor:

@@ -1,15 +1,19 @@
 """Samplers against closed forms: a Gaussian target has an exact denoiser, an exact flow and exact moments."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
+from diffusers.schedulers.scheduling_unipc_multistep import UniPCMultistepScheduler
 from torch import Tensor
 
 from memdist import draws
-from memdist.diffusion import schedule
+from memdist.diffusion import sampling, schedule
 from memdist.diffusion.sampling import SAMPLERS, Sampler, ancestral, ddim
+from memdist.diffusion.steps import bounded
 
 MEAN, DEVIATION = 0.4, 0.25
 TABLE = schedule.cosine(schedule.times(4000))
@@ -46,7 +50,7 @@ def test_ddim_converges_to_the_flow_with_order_1(scale):
     errors = []
     for steps in (50, 100, 200, 400):
         levels = schedule.levels(TABLE, steps)
-        out = ddim(gaussian(scale), start, levels, seed=SEED, scale=scale, clip=False)
+        out = ddim(gaussian(scale), start, levels, seed=SEED, scale=scale, bound="none")
         errors.append((out - flow(start, levels[0], scale)).abs().max().item())
     orders = [math.log2(coarse / fine) for coarse, fine in zip(errors, errors[1:], strict=False)]
     assert orders == pytest.approx([1.0] * 3, abs=0.1)
@@ -75,7 +79,7 @@ def test_moments_are_the_targets(sampler, eta, scale):
     levels = schedule.levels(TABLE, 100)
     settings = {"eta": eta} if sampler == "ddim" else {}
     start = noise(3, 32, 32, dtype=torch.float32)
-    out = SAMPLERS[sampler](gaussian(scale), start, levels, seed=SEED, scale=scale, clip=False, **settings)
+    out = SAMPLERS[sampler](gaussian(scale), start, levels, seed=SEED, scale=scale, bound="none", **settings)
     mean, spread = moments(levels, scale, eta)
     count = out.numel()
     # Four standard errors of a mean and of a variance.
@@ -104,7 +108,7 @@ def test_one_step_is_the_prediction(name):
     out = SAMPLERS[name](predict_x0, start, levels, seed=SEED, scale=0.5)
     torch.testing.assert_close(out, answer.clamp(-1, 1), rtol=1e-6, atol=1e-6)
     ((x, level),) = seen
-    assert torch.equal(x, start)
+    torch.testing.assert_close(x, start, rtol=1e-6, atol=0)
     assert level.tolist() == [TABLE[-1].item()] * len(SEED)
 
 
@@ -118,7 +122,11 @@ def test_each_level_is_evaluated_once(name):
         return x
 
     SAMPLERS[name](predict_x0, noise(1, 2, 2), levels, seed=SEED)
-    assert seen == levels[:-1].tolist()
+    if name == "heun":  # twice but for the first and the last
+        assert seen == sorted([*levels[:-1].tolist(), *levels[1:-1].tolist()])
+    else:
+        assert seen == levels[:-1].tolist()
+    assert sampling.intervals(name, len(seen)) == 7
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
@@ -140,7 +148,7 @@ def test_clipping_bounds_the_answer(name):
 
     sampler: Sampler = SAMPLERS[name]
     assert sampler(predict_x0, start, levels, seed=SEED).eq(1).all()
-    assert sampler(predict_x0, start, levels, seed=SEED, clip=False).eq(3).all()
+    assert sampler(predict_x0, start, levels, seed=SEED, bound="none").eq(3).all()
 
 
 def test_ddim_with_eta_1_is_ancestral():
@@ -181,5 +189,112 @@ def test_ddim_steps_are_diffusers(eta):
     for index in (99, 60, 1):
         expected = theirs.step(epsilon, index, x, eta=eta, variance_noise=added if eta else None).prev_sample
         levels = table[[index, index - 1]]
-        out = ddim(predict_x0, x, levels, seed=SEED, eta=eta, clip=False)
+        out = ddim(predict_x0, x, levels, seed=SEED, eta=eta, bound="none")
         torch.testing.assert_close(out, expected, rtol=1e-4, atol=1e-4)
+
+
+# Solvers of higher order
+
+
+def errors(name: str, counts: tuple[int, ...], **more: Any) -> list[float]:
+    """Largest distance from the exact flow, of a Gaussian target, with so many steps even in log-SNR."""
+    start, found = noise(1, 4, 4), []
+    for steps in counts:
+        levels = schedule.levels(TABLE, steps, "snr")
+        out = SAMPLERS[name](gaussian(), start, levels, seed=SEED, bound="none", **more)
+        found.append((out - flow(start, levels[0])).abs().max().item())
+    return found
+
+
+@pytest.mark.parametrize(
+    ("name", "more", "counts", "order"),
+    [
+        ("ddim", {}, (160, 320), 1),
+        ("dpmpp_2m", {}, (160, 320), 2),
+        ("heun", {}, (160, 320), 2),
+        ("unipc", {"order": 1}, (160, 320), 2),  # the corrector gives one
+        ("unipc", {"order": 2}, (160, 320), 3),
+    ],
+)
+def test_orders_of_convergence(name: str, more: dict[str, Any], counts: tuple[int, int], order: int) -> None:
+    coarse, fine = errors(name, counts, **more)
+    assert math.log2(coarse / fine) == pytest.approx(order, abs=0.15)
+
+
+def test_three_predictions_give_order_3_at_least() -> None:
+    """Before rounding and the step from the last trained level to the clean one are all that is left."""
+    for name, more in (("dpmpp_3m_sde", {"eta": 0.0}), ("unipc", {"order": 3})):
+        coarse, fine = errors(name, (80, 160), **more)
+        assert math.log2(coarse / fine) > 2.9
+
+
+def test_higher_orders_need_fewer_steps() -> None:
+    found = {name: errors(name, (40,))[0] for name in ("ddim", "dpmpp_2m", "unipc")}
+    assert found["ddim"] > 5 * found["dpmpp_2m"] > 25 * found["unipc"]
+
+
+@pytest.mark.parametrize("eta", [0.5, 1.0])
+@pytest.mark.parametrize("scale", [1.0, 0.5])
+def test_a_stochastic_solver_gives_the_targets_moments(eta: float, scale: float) -> None:
+    levels = schedule.levels(TABLE, 60, "snr")
+    start = noise(3, 48, 48, dtype=torch.float32)
+    out = sampling.dpmpp_3m_sde(gaussian(scale), start, levels, seed=SEED, eta=eta, scale=scale, bound="none")
+    count = out.numel()
+    assert out.mean().item() == pytest.approx(MEAN, abs=4 * DEVIATION / math.sqrt(count) + 1e-3)
+    assert out.std().item() == pytest.approx(DEVIATION, rel=4 / math.sqrt(2 * count) + 5e-3)
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "name", "more"),
+    [
+        (DPMSolverMultistepScheduler, {"algorithm_type": "dpmsolver++", "solver_order": 2}, "dpmpp_2m", {}),
+        (UniPCMultistepScheduler, {"solver_type": "bh2", "solver_order": 2}, "unipc", {"order": 2}),
+        (UniPCMultistepScheduler, {"solver_type": "bh2", "solver_order": 3}, "unipc", {"order": 3}),
+    ],
+)
+@pytest.mark.parametrize("steps", [2, 5, 12])
+@pytest.mark.filterwarnings("ignore:__array__ implementation")  # of theirs
+def test_multistep_solvers_are_diffusers(
+    kind: Any, settings: dict[str, Any], name: str, more: dict[str, Any], steps: int
+) -> None:
+    ends = {"final_sigmas_type": "zero", "timestep_spacing": "trailing", "lower_order_final": True}
+    theirs = kind(beta_start=1e-4, beta_end=0.02, prediction_type="sample", **ends, **settings)
+    theirs.set_timesteps(steps)
+    table, predict_x0 = schedule.linear_beta(1000, 1e-4, 0.02), gaussian()
+    levels = torch.cat([table[theirs.timesteps], torch.ones(1, dtype=torch.float64)])
+    start = noise(3, 4, 4)
+    x = start
+    for step in theirs.timesteps:
+        x = theirs.step(predict_x0(x, table[step].expand(len(x))), step, x).prev_sample
+    out = SAMPLERS[name](predict_x0, start, levels, seed=SEED, bound="none", **more)
+    torch.testing.assert_close(out, x, rtol=0, atol=2e-6)
+
+
+def test_heun_is_edms_algorithm() -> None:
+    """Step by step in sigma, from its own words: Euler, then the mean of both slopes."""
+    levels = schedule.levels(TABLE, 6, "snr")
+    sigma = (1 / levels - 1).sqrt()
+    start = noise(3, 4, 4)
+    predict_x0 = gaussian()
+
+    def denoise(x: Tensor, k: int) -> Tensor:
+        return predict_x0(x * levels[k].sqrt(), levels[k].expand(len(x)))
+
+    x = start / levels[0].sqrt()
+    for k in range(6):
+        slope = (x - denoise(x, k)) / sigma[k]
+        ahead = x + (sigma[k + 1] - sigma[k]) * slope
+        if k < 5:
+            ahead = x + (sigma[k + 1] - sigma[k]) * 0.5 * (slope + (ahead - denoise(ahead, k + 1)) / sigma[k + 1])
+        x = ahead
+    out = sampling.heun(predict_x0, start, levels, seed=SEED, bound="none")
+    torch.testing.assert_close(out, x, rtol=1e-12, atol=1e-12)
+
+
+def test_thresholding_keeps_the_shape_of_what_is_too_large() -> None:
+    maps = torch.linspace(-2, 2, 2000).view(1, 1, 20, 100).repeat(2, 1, 1, 1)
+    maps[1] *= 0.4
+    found = bounded(maps, "threshold")
+    assert found.abs().max() == 1
+    torch.testing.assert_close(found[0, 0, 10, 0] / found[0, 0, 15, 0], maps[0, 0, 10, 0] / maps[0, 0, 15, 0])
+    assert torch.equal(found[1], maps[1])
