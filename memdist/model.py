@@ -79,6 +79,8 @@ class Update:
 class Floor:
     """A logged value below which a model has collapsed, if it stays there (`divergence.collapse_steps`)."""
 
+    net: str
+    """The network whose update logs it, and whose optimiser's settings may help."""
     log: str
     """Name in `Loss.logs`."""
     below: float

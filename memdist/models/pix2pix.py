@@ -131,6 +131,7 @@ class Pix2Pix(Model):
     def floors(self) -> tuple[Floor, ...]:
         """A discriminator that tells all maps apart (a critic's loss is no distance to 0), and one map for all pictures."""
         constant = Floor(
+            net="generator",
             log="generator/spread",
             below=0.001,
             of="maps/spread",
@@ -140,6 +141,7 @@ class Pix2Pix(Model):
         if self.config.loss == "wasserstein" or self.config.adversarial_weight == 0:
             return (constant,)
         perfect = Floor(
+            net="discriminator",
             log="discriminator/loss",
             below=1e-4,
             sentence="the discriminator tells all maps apart, so that the generator learns nothing from it",

@@ -208,7 +208,7 @@ class Leg:
                 settings, session.model, nets, pixels, self.subsets, self.strategy, maps=maps
             )
         if ranges is not None:
-            session.watch.validated(session.model.averaged()[0], *ranges, session.step)
+            session.watch.validated(*ranges, session.step)
         best = False
         chosen = values.get(settings.select.metric)
         if settings.select.metric in values:
@@ -219,8 +219,7 @@ class Leg:
             self.report.validation(session.step, values, best)
         if grid is not None and self.strategy.main:
             session.still_ours()
-            rundir.make_folder(session.out / rundir.SAMPLES)
-            validate.write_png(session.out / rundir.SAMPLES / f"epoch-{epoch:05d}.png", grid)
+            validate.write_png(rundir.samples(session.out) / f"epoch-{epoch:05d}.png", grid)
             self.report.grid(session.step, grid)
         return best or epoch % settings.checkpoint.every == 0
 

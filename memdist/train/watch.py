@@ -112,7 +112,7 @@ class Watch:
         self._rows: list[_Row] = []
         self._usual: dict[str, Usual] = {}
         self._since: dict[str, int] = {}
-        self._logged: set[str] = set()
+        self._silent: set[str] = set()
 
     @property
     def calm(self) -> bool:
@@ -161,14 +161,14 @@ class Watch:
         self.fold(strategy)
         return all(map(math.isfinite, _weights(nets).values()))
 
-    def validated(self, net: str, predicted: float, true: float, step: int) -> None:
-        """Judge the ranges of maps that validation predicted and of true ones, after `look`; `net` is what predicts.
+    def validated(self, predicted: float, true: float, step: int) -> None:
+        """Judge the ranges of maps that validation predicted and of true ones, after `look`.
 
         Raises Diverged where a floor that steps say nothing of has been undercut for so many steps.
         """
         steps = self._settings.collapse_steps
         for floor in self._floors:
-            if steps is None or not floor.maps or floor.log in self._logged:
+            if steps is None or not floor.maps or floor.log not in self._silent:
                 continue
             least = floor.below * true
             if not predicted < least:
@@ -180,7 +180,7 @@ class Watch:
                     f"{floor.sentence}: the maps predicted in validation have differed by less than {least:.3g} for {steps} "
                     f"steps, since step {since}"
                 )
-                raise Diverged(_verdict(step, net, what, "divergence.collapse_steps", since))
+                raise Diverged(_verdict(step, floor.net, what, "divergence.collapse_steps", since))
 
     def fold(self, strategy: strategy_.Strategy) -> None:
         """Fetch what has gathered and judge it; called by all ranks alike. Raises Diverged for the first bad step."""
@@ -206,12 +206,17 @@ class Watch:
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps, the same on all ranks; everything is folded."""
         assert not self._rows
-        return {"usual": {net: asdict(usual) for net, usual in self._usual.items()}, "since": self._since}
+        return {
+            "usual": {net: asdict(usual) for net, usual in self._usual.items()},
+            "since": self._since,
+            "silent": sorted(self._silent),
+        }
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Restore what `state` gave."""
         self._usual = {net: Usual(**usual) for net, usual in state["usual"].items()}
         self._since = dict(state["since"])
+        self._silent = set(state.get("silent", ()))  # an older memdist did not keep it
 
     def _judge(self, row: _Row, values: list[float]) -> None:
         skipped = {e.net for e, value in zip(row.entries, values, strict=True) if e.kind == "taken" and value < 1}
@@ -224,7 +229,10 @@ class Watch:
                 logged.setdefault(entry.name, []).append(value)
             elif entry.kind == "norm":
                 self._gradient(row.step, entry.net, value, entry.net in skipped)
-        self._logged = set(logged)
+        for floor in self._floors:
+            # Not every step moves every network; one that did told its values, or never does.
+            if any(entry.kind == "loss" and entry.net == floor.net for entry in row.entries):
+                (self._silent.discard if floor.log in logged else self._silent.add)(floor.log)
         self._collapse(row, {name: sum(part) / len(part) for name, part in logged.items()})
 
     def _gradient(self, step: int, net: str, norm: float, skipped: bool) -> None:
@@ -256,8 +264,7 @@ class Watch:
             since = self._since.setdefault(floor.log, row.step)
             if row.step - since + 1 >= steps:
                 what = f"{floor.sentence}: {_shown(floor.log)} has been below {least:.3g} for {steps} steps, since step {since}"
-                net = next(entry.net for entry in row.entries if entry.name == floor.log)
-                raise Diverged(_verdict(row.step, net, what, "divergence.collapse_steps", since))
+                raise Diverged(_verdict(row.step, floor.net, what, "divergence.collapse_steps", since))
 
 
 @torch.no_grad()

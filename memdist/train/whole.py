@@ -227,6 +227,9 @@ def _trail(state: Mapping[str, Any]) -> str | None:
         for u in usual.values()
     ):
         return "what is usual for gradients is no numbers"
+    silent = parts.get("silent", [])
+    if not isinstance(silent, list) or not all(isinstance(name, str) for name in silent):
+        return "the names of its losses are none"
     if not isinstance(since, dict) or not all(map(_count, since.values())):
         return "the steps of its low values are no steps"
     if (

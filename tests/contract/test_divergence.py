@@ -203,7 +203,7 @@ def test_a_generator_that_paints_one_map_where_a_step_sees_one_picture(
 
 
 def test_a_discriminator_that_tells_all_apart(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    floor = Floor(log="discriminator/loss", below=100.0, sentence="it tells all apart")
+    floor = Floor(net="discriminator", log="discriminator/loss", below=100.0, sentence="it tells all apart")
     monkeypatch.setattr(Pix2Pix, "floors", lambda _: (floor,))
     words = stopped(tiny.run("pix2pix", folder, **{"divergence.collapse_steps": 12}), tmp_path / "run")
     assert "it tells all apart: train/discriminator/loss has been below 100 for 12 steps, since step 1" in words

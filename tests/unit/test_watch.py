@@ -16,8 +16,8 @@ from memdist.model import Floor, Loss
 from memdist.train.watch import FULL, HORIZON, SKIPPED, Diverged, Verdict, Watch
 
 CPU = Single(torch.device("cpu"), "fp32")
-FLOOR = Floor(log="low", below=0.1, sentence="it is too low")
-SHARE = Floor(log="low", below=0.1, of="high", sentence="it is too low beside the other")
+FLOOR = Floor(net="net", log="low", below=0.1, sentence="it is too low")
+SHARE = Floor(net="net", log="low", below=0.1, of="high", sentence="it is too low beside the other")
 
 
 class Two(Single):
@@ -307,3 +307,55 @@ def test_weights_and_running_statistics_must_be_finite(value: float, place: str)
     with pytest.raises(Diverged) as found:
         make().look(nets, CPU, 9)
     assert found.value.verdict.what == "the weights of b are no longer finite at step 9"
+
+
+# Maps of validation
+
+MAPS = Floor(net="net", log="low", below=0.1, sentence="it is one map", maps=True)
+
+
+def validated(watch: Watch, step_: int, predicted: float) -> Verdict | None:
+    try:
+        watch.validated(predicted, 1.0, step_)
+    except Diverged as found:
+        return found.verdict
+    return None
+
+
+def test_validation_judges_where_steps_log_nothing() -> None:
+    watch = make([MAPS], collapse_steps=10)
+    for number in range(1, 31):
+        step(watch, number)
+    watch.fold(CPU)
+    assert validated(watch, 10, 0.05) is None and not watch.calm
+    assert validated(watch, 15, 0.2) is None and watch.calm
+    assert validated(watch, 20, 0.05) is None
+    found = validated(watch, 29, 0.05)
+    assert found is not None and (found.since, found.step, found.net) == (20, 29, "net")
+    assert "it is one map: the maps predicted in validation have differed by less than 0.1 for 10 steps" in found.what
+
+
+def test_validation_leaves_to_steps_what_they_log_now_and_then() -> None:
+    """A generator that moves in every fifth step: an epoch that ends on another one says nothing of it."""
+    watch, again = make([MAPS], collapse_steps=50), make([MAPS], collapse_steps=50)
+    for number in range(1, 60):
+        if number % 5 == 0:
+            watch.add("net", Loss(scalar(1.0), {"low": scalar(0.0)}))
+        watch.add("critic", Loss(scalar(1.0), {}))
+        watch.close(number)
+        if number % 32 == 0:
+            watch.fold(CPU)
+            assert validated(watch, number, 1.0) is None
+            again.load(json.loads(json.dumps(watch.state())))
+            assert again.state() == watch.state() and not again.calm
+    assert verdict(watch).since == 5
+
+
+def test_validation_judges_again_once_steps_log_no_more() -> None:
+    watch = make([MAPS], collapse_steps=5)
+    step(watch, 1, low=1.0)
+    watch.fold(CPU)
+    assert validated(watch, 1, 0.0) is None and watch.calm
+    step(watch, 2)  # micro-batches of one picture from now on
+    watch.fold(CPU)
+    assert validated(watch, 2, 0.0) is None and not watch.calm
