@@ -95,6 +95,14 @@ def make_folder(path: Path) -> Path:
     return path
 
 
+def samples(run: Path) -> Path:
+    """Folder of a run's pictures, made if need be; a CheckpointError where a link stands there, which might lead anywhere."""
+    path = run / SAMPLES
+    if path.is_symlink():
+        raise CheckpointError(f"{path} is a link, and pictures are written into the run folder alone: remove the link")
+    return make_folder(path)
+
+
 def temporary(path: Path) -> Path:
     """A new name beside `path`; it tells which process writes there (`sweep`)."""
     # Names of files have an end, and that of `path` may have reached it.

@@ -192,6 +192,7 @@ def _ready(folder: Path) -> None:
             probe.write_bytes(bytes(4096))
         finally:
             probe.unlink(missing_ok=True)
+    rundir.samples(folder)
     rundir.read_json(folder / rundir.SCORES)
     _former_lines(folder)
 
@@ -211,11 +212,7 @@ def _former_lines(folder: Path) -> list[dict[str, str]]:
 
 def _show(folder: Path, strips: Mapping[str, Tensor]) -> None:
     """Put strips in place of a folder of former ones, which stay until the new ones are whole."""
-    if folder.parent.is_symlink():
-        # Nothing is written where a link leads: a run folder may come from anywhere.
-        folder.parent.unlink()
-    rundir.make_folder(folder.parent)
-    rundir.sweep(folder.parent)
+    rundir.sweep(rundir.samples(folder.parent.parent))
     with rundir.new_folder(folder) as beside:
         for name, strip in strips.items():
             validate.write_png(beside / name, strip)

@@ -30,6 +30,7 @@ class Ledger:
         """Open the line files where the checkpoint left them."""
         session = self.session
         session.still_ours()
+        rundir.samples(session.out)
         lengths = session.state.get("lengths", {})
         for name, key in ((rundir.METRICS, "metrics"), (rundir.TIMING, "timing")):
             self._lines[key] = rundir.Lines(session.out / name, lengths.get(key, 0))

@@ -10,7 +10,7 @@ import pytest
 
 from memdist import process, rundir
 from memdist.errors import CheckpointError
-from memdist.train import checkpoint, evaluate, extremes, loop, score, start, validate
+from memdist.train import checkpoint, evaluate, extremes, loop, restore, score, start, validate
 from memdist.train import step as step_
 from tests import tiny
 
@@ -157,20 +157,35 @@ def test_pictures_are_whole_before_the_former_ones_go(scored: Path, monkeypatch:
     assert not list(scored.rglob("*.tmp"))
 
 
-@pytest.mark.parametrize("link", ["samples", "samples/test"])
-def test_nothing_is_written_where_a_link_leads(link: str, scored: Path, tmp_path: Path) -> None:
+def linked(link: str, scored: Path, tmp_path: Path) -> tuple[Path, Path]:
+    """A scored run of which a folder of pictures is a link, and where it leads."""
     run, outside = tmp_path / "run", tmp_path / "outside"
     shutil.copytree(scored, run)
     (outside / "test").mkdir(parents=True)
     (outside / "precious").write_text("mine")
     (outside / "test" / "best-01-mine.png").write_text("mine")
-    before = contents(outside)
     shutil.rmtree(run / link)
     (run / link).symlink_to(outside, target_is_directory=True)
+    return run, outside
+
+
+def test_a_link_in_place_of_the_pictures_of_a_split_gives_way(scored: Path, tmp_path: Path) -> None:
+    run, outside = linked("samples/test", scored, tmp_path)
+    before = contents(outside)
     evaluate.evaluate(run, ["test"])
     assert contents(outside) == before
-    assert not (run / link).is_symlink() and len(list((run / rundir.SAMPLES / "test").iterdir())) == 12
+    samples = run / rundir.SAMPLES / "test"
+    assert not samples.is_symlink() and len(list(samples.iterdir())) == 12
     assert not list(run.rglob("*.tmp"))
+
+
+def test_a_link_in_place_of_all_pictures_is_refused(scored: Path, tmp_path: Path) -> None:
+    run, outside = linked("samples", scored, tmp_path)
+    before = contents(outside)
+    for act in (lambda: evaluate.evaluate(run, ["test"]), lambda: loop.train(restore.settings(run), run)):
+        with pytest.raises(CheckpointError, match="samples is a link, .*: remove the link"):
+            act()
+    assert contents(outside) == before and (run / "samples").is_symlink()
 
 
 def test_a_folder_that_cannot_be_written_is_found_before_anything_is_predicted(
