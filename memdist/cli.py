@@ -94,16 +94,18 @@ def train(
 ) -> None:
     """Train a model, or take a stopped run up again. Exit code 75: stopped; the same command resumes."""
     run = _resolve(config, overrides)
+    if out is None:
+        from memdist.train import start
+
+        out = start.default_folder(Path(config).stem if Path(config).is_file() else config, overrides or [], run)
     if dry_run:
         from memdist.train import describe
 
-        output.show(describe.describe(run))
+        output.show(describe.describe(run, out))
         return
-    from memdist.train import loop, start
+    from memdist.train import loop
 
-    name = Path(config).stem if Path(config).is_file() else config
-    folder = out or start.default_folder(name, overrides or [], run)
-    raise typer.Exit(loop.train(run, folder, extend=extend))
+    raise typer.Exit(loop.train(run, out, extend=extend))
 
 
 @app.command()

@@ -26,7 +26,7 @@ def tensors(path: Path) -> dict[str, Tensor]:
     if standing(path) != "file":
         what = "is a folder" if standing(path) == "folder" else "does not exist"
         raise CheckpointError(f"{path} {what}: give a .pth, .pt or .safetensors file of weights")
-    raw = _safetensors(path) if path.suffix == ".safetensors" else _pickled(path)
+    raw = _safetensors(path) if path.suffix.lower() == ".safetensors" else _pickled(path)
     if isinstance(raw, Mapping) and not any(isinstance(value, Tensor) for value in raw.values()):
         raw = next((raw[key] for key in NESTED if isinstance(raw.get(key), Mapping)), raw)
     if not isinstance(raw, Mapping) or not raw:

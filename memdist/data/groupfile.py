@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from memdist import config, rundir
@@ -75,7 +76,17 @@ def _undealt(listed: Listing, data: config.Data) -> str | None:
 def _added(former: Mapping[str, str], grouped: Mapping[str, str]) -> dict[str, str]:
     """Groups of a file with those that were found from them: what has a group in the file stays with its members."""
     renamed = {former[stem]: group for stem, group in grouped.items() if stem in former}
+    # A group that is named after its first member must not take the name of another one.
+    taken = {group for group in former.values() if group not in renamed}
+    fresh = {group: next(n for n in _names(group) if n not in taken) for group in dict.fromkeys(grouped.values())}
+    grouped = {stem: fresh[group] for stem, group in grouped.items()}
+    renamed = {group: fresh[now] for group, now in renamed.items()}
     return {stem: renamed.get(group, group) for stem, group in former.items()} | dict(grouped)
+
+
+def _names(group: str) -> Iterator[str]:
+    yield group
+    yield from (f"{group} ({number})" for number in itertools.count(2))
 
 
 def _lost(former: Mapping[str, str], grouped: Mapping[str, str]) -> str | None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from memdist import config
+from memdist import config, rundir
 from memdist.data import loader as loader_
 from memdist.data import sources as sources_
 from memdist.data import split as split_
@@ -17,8 +18,8 @@ from memdist.train import restore
 from memdist.train.start import build, micro_batch
 
 
-def describe(run: Any) -> Any:
-    """What a run would train, for --dry-run: settings, sizes, steps and memory; nothing is written or decoded."""
+def describe(run: Any, out: Path) -> Any:
+    """What a run would train into `out`, for --dry-run: settings, sizes, steps and memory; nothing is written or decoded."""
     from rich.console import Group
     from rich.text import Text
 
@@ -26,7 +27,7 @@ def describe(run: Any) -> Any:
     model = build(run)
     with torch.device("meta"):
         stage = model.stage()
-    if run.init.from_ is not None:
+    if run.init.from_ is not None and not (out / rundir.CONFIG).is_file():
         restore.start_from(run.init.from_, stage.nets, {})
     lines = [config.dump(run)]
     for name, net in stage.nets.items():

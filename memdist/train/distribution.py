@@ -149,6 +149,7 @@ class Distance:
         self._fids = {name: self._fid() for name in self._names} if self.kind == "fid" else {}
         self._kept: dict[str, list[Tensor]] = {name: [] for name in (_TRUTH, *self._names)}
         self._rows: list[Tensor] = []
+        self._lost = dict.fromkeys(self._names, False)
 
     def see(self, part: loader.Part, maps: Mapping[str, Tensor]) -> None:
         """Take a batch of this rank's; padding is passed over."""
@@ -165,7 +166,10 @@ class Distance:
                     found[_TRUTH][places] = self._extractor.features(truths).cpu()
         for name, metric in self._fids.items():
             metric.update(found[_TRUTH][: part.valid].to(self._device), real=True)
-            metric.update(found[name][: part.valid].to(self._device), real=False)
+            given = found[name][: part.valid]
+            # Its decomposition is not asked of what is no number: `record` leaves the figure out.
+            self._lost[name] |= not bool(given.isfinite().all())
+            metric.update(given.nan_to_num(0.0).to(self._device), real=False)
         if self.kind == "kid":
             self._rows.append(torch.from_numpy(np.where(np.arange(len(part.rows)) < part.valid, part.rows, -1)))
             for name, features in found.items():
@@ -184,7 +188,13 @@ class Distance:
 
     def record(self) -> dict[str, Any]:
         """The figures and what they rest on, as JSON; every rank calls it, and all have the same."""
-        figures = {name: _figures(metric.compute(), None) for name, metric in self._fids.items()} or self._kids()
+        lost = self._strategy.gather(torch.tensor([list(self._lost.values())], device=self._device)).any(0).tolist()
+        fids = [metric.compute() for metric in self._fids.values()]
+        figures = {
+            name: _figures(math.nan if gone else fid, None)
+            for name, fid, gone in zip(self._names, fids, lost, strict=False)
+        }
+        figures = figures or self._kids()
         record: dict[str, Any] = {
             "kind": self.kind,
             "n": self._n,

@@ -22,6 +22,9 @@ _PACKAGES = ("torch", "numpy", "accelerate", "deepspeed", "pillow", "safetensors
 _LONGEST_DIFF = 200_000
 _BARE = re.compile(r"\b(?:(hf_|gh[opsur]_|AKIA)[A-Za-z0-9]{16,}|(github_pat_|glpat-|sk-|xox[abp]-)[\w-]{16,})")
 """Tokens that say by how they begin what they are: Hugging Face, GitHub, GitLab, OpenAI, Slack, AWS."""
+_SECRET_WORD = re.compile(
+    "(api|access|private)?(keys?|tokens?|secrets?|pass|passwd|passwords?|passphrase|pwd|auth|credentials?|bearer)", re.I
+)
 _SECRET = "key|token|secret|passw|passwd|pwd|auth|credential|bearer"
 _SHORTEST = 8
 """Characters of a secret of the environment, at least: what is shorter stands in too many other words."""
@@ -77,8 +80,13 @@ def _without_secrets(word: str) -> str:
 
 def _of_environment() -> list[str]:
     """Values of environment variables that are named like secrets, the longest first; a key in PEM is secret by lines."""
-    named = (value for name, value in os.environ.items() if re.search(f"(?i){_SECRET}", name))
+    named = (value for name, value in os.environ.items() if _names_secret(name) and not os.path.exists(value))
     return sorted({line for value in named for line in value.splitlines() if len(line) >= _SHORTEST}, key=len)[::-1]
+
+
+def _names_secret(name: str) -> bool:
+    """Whether one of the words of a variable's name says that it holds a secret: those of XAUTHORITY and KEYBOARD do not."""
+    return any(_SECRET_WORD.fullmatch(word) for word in name.split("_"))
 
 
 def _cleared(value: Any) -> Any:

@@ -198,7 +198,7 @@ def test_shipped_configurations_can_be_described(name: str) -> None:
     run = models.resolve(config.read(config.shipped()[name], ["device=cpu"]))
     console = Console(width=200)
     with console.capture() as shown:
-        console.print(describe.describe(run))
+        console.print(describe.describe(run, Path("runs/none")))
     text = shown.get()
     assert "parameters" in text and "for activations at" in text and "no data are given" in text
     head = config.shipped()[name].read_text().split("\nmodel:")[0]
@@ -306,3 +306,36 @@ def test_provenance_keeps_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         "+name = '\\xe9'",
         "+last = 2 # of a short file",
     ]
+
+
+@pytest.mark.parametrize(
+    ("name", "secret"),
+    [
+        ("HF_TOKEN", True),
+        ("WANDB_API_KEY", True),
+        ("AWS_SECRET_ACCESS_KEY", True),
+        ("OPENAI_APIKEY", True),
+        ("MY_PASSWORD", True),
+        ("DB_PASS", True),
+        ("XAUTHORITY", False),
+        ("KEYBOARD_LAYOUT", False),
+        ("GIT_AUTHOR_NAME", False),
+    ],
+)
+def test_which_variables_hold_secrets(name: str, secret: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from memdist.train import provenance
+
+    monkeypatch.setenv(name, "somebody-or-other")
+    assert ("somebody" not in provenance._without_secrets("runs/somebody-or-other/a")) is secret
+    monkeypatch.setenv(name, str(tmp_path))  # a path that is there is a path
+    assert provenance._without_secrets(f"{tmp_path}/a") == f"{tmp_path}/a"
+
+
+def test_a_dry_run_of_a_run_that_goes_on_needs_no_parent(folder: Path, tmp_path: Path) -> None:
+    assert loop.train(tiny.run("unet", folder, epochs=1), tmp_path / "parent") == 0
+    run = tiny.run("unet", folder, epochs=1, **{"init.from": tmp_path / "parent"})
+    assert loop.train(run, tmp_path / "run") == 0
+    (tmp_path / "parent").rename(tmp_path / "elsewhere")
+    describe.describe(run, tmp_path / "run")
+    with pytest.raises(CheckpointError, match="is no run folder"):
+        describe.describe(run, tmp_path / "new")

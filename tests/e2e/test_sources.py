@@ -180,7 +180,7 @@ def test_it_is_described(trained: Trained) -> None:
 
     console = Console(width=200)
     with console.capture() as capture:
-        console.print(describe.describe(trained.run))
+        console.print(describe.describe(trained.run, trained.out))
     assert "pairs: train 1" in capture.get() and "parameters" in capture.get()
     folder = start.default_folder("x", [], trained.run)
     elsewhere = trained.run.data.model_copy(update={"groups": Path("/elsewhere")})

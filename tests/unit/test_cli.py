@@ -178,7 +178,7 @@ def test_a_dry_run_only_describes(
     monkeypatch.chdir(tmp_path)
     describe, loop = room("memdist.train.describe", "what would be trained"), room("memdist.train.loop")
     assert run("train", "unet", "--dry-run", "--out", "a") == 0
-    assert describe.calls == [("describe", ("RUN",), {})] and loop.calls == []
+    assert describe.calls == [("describe", ("RUN", Path("a")), {})] and loop.calls == []
     assert capsys.readouterr().out == "what would be trained\n"
     assert not list(tmp_path.iterdir())
 

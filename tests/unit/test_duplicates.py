@@ -113,3 +113,12 @@ def test_the_file_of_groups(tmp_path):
     for bad in (tmp_path, tmp_path / "no" / "g.csv", path / "g.csv"):
         with pytest.raises(CheckpointError, match="cannot write"):
             groupfile.check(bad)
+
+
+def test_a_new_group_takes_no_name_of_another() -> None:
+    """Groups are named after their first member, and a person may have named another group so."""
+    former = {"x": "a", "y": "scene"}
+    assert groupfile._added(former, {"a": "a", "b": "a"}) == {"x": "a", "y": "scene", "a": "a (2)", "b": "a (2)"}
+    # One that grows from a group of the file takes its members along.
+    assert groupfile._added(former, {"a": "a", "x": "a"}) == {"x": "a", "y": "scene", "a": "a"}
+    assert groupfile._added(former, {"c": "c", "y": "c"}) == {"x": "a", "y": "c", "c": "c"}

@@ -118,3 +118,8 @@ def test_a_long_name_is_cut(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError) as told:
         foreign_.tensors(tmp_path / "x.pth")
     assert len(str(told.value)) < 400
+
+
+def test_an_ending_in_capitals_is_the_same(tmp_path: Path) -> None:
+    save_file({"weight": torch.ones(2)}, tmp_path / "x.SAFETENSORS")
+    assert foreign_.tensors(tmp_path / "x.SAFETENSORS")["weight"].tolist() == [1, 1]
