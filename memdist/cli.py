@@ -71,6 +71,17 @@ RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder tha
 Choice = Annotated[
     str, typer.Option("--checkpoint", metavar="best|last|STEP", help="Which weights of the run.", callback=_choice)
 ]
+Sampler = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Sampler of a diffusion model, as eval.sampler.", show_default=False)
+]
+Steps = Annotated[
+    str | None,
+    typer.Option(metavar="N", help="Network evaluations of a map at most, as eval.steps.", show_default=False),
+]
+Samples = Annotated[
+    str | None,
+    typer.Option(metavar="K", help="Maps sampled for a picture, as eval.samples.", show_default=False),
+]
 NoEma = Annotated[bool, typer.Option("--no-ema", help="Take the trained weights, not their moving average.")]
 
 
@@ -112,15 +123,40 @@ def train(
 def evaluate(
     run: RunFolder,
     overrides: RuntimeOverrides = None,
-    split: Annotated[Split, typer.Option(help="The pictures to score.")] = Split.test,
+    split: Annotated[
+        Split | None, typer.Option(help="The pictures to score; default: test.", show_default=False)
+    ] = None,
     checkpoint: Choice = "best",
     no_ema: NoEma = False,
+    sampler: Sampler = None,
+    steps: Steps = None,
+    samples: Samples = None,
+    grid: Annotated[bool, typer.Option("--grid", help="Also write sheets of image, map, samples and error.")] = False,
+    study: Annotated[
+        bool,
+        typer.Option(
+            "--study", help="Find on val, for a diffusion model, how few evaluations do; keep that as its default."
+        ),
+    ] = False,
 ) -> None:
     """Score a run's predictions beside those of the trivial predictors."""
+    given = [*(overrides or []), *_sampling(sampler, steps, samples)]
+    how: dict[str, Any] = {"choice": checkpoint, "ema": not no_ema, "overrides": given}
+    if study:
+        if split is not None or grid or sampler or steps or samples:
+            raise ConfigError(
+                "--study looks at val alone and tries samplers itself: give it without --split, --grid, --sampler, --steps "
+                "and --samples; study.samplers, study.steps and study.samples say what is tried"
+            )
+        from memdist.train import study as studying
+
+        output.show(studying.study(run, **how))
+        return
     from memdist.train import evaluate as scoring
 
-    splits = [s.value for s in Split if s is not Split.all] if split is Split.all else [split.value]
-    output.show(scoring.evaluate(run, splits, choice=checkpoint, ema=not no_ema, overrides=overrides or []))
+    chosen = split or Split.test
+    splits = [s.value for s in Split if s is not Split.all] if chosen is Split.all else [chosen.value]
+    output.show(scoring.evaluate(run, splits, grid=grid, **how))
 
 
 @app.command()
@@ -136,8 +172,22 @@ def predict(
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the maps.")],
     checkpoint: Choice = "best",
     no_ema: NoEma = False,
+    sampler: Sampler = None,
+    steps: Steps = None,
+    samples: Samples = None,
+    each: Annotated[bool, typer.Option("--each", help="Also write each of the K samples of a picture.")] = False,
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            metavar="I/N", help="Predict the I-th of N shares of the pictures, 1/N to N/N.", show_default=False
+        ),
+    ] = None,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Predict nothing; prove that every map is there, whole, and no other file.")
+    ] = False,
+    grid: Annotated[bool, typer.Option("--grid", help="Also write sheets of image, samples and map.")] = False,
 ) -> None:
-    """Predict the maps of pictures."""
+    """Predict the maps of pictures; run again, go on. Exit code 1: pictures could not be read, or --verify found something."""
     # A picture may be named a=b.png; what is no file and looks like a setting is one.
     overrides = [text for text in inputs if _SETTING.match(text) and not Path(text).exists()]
     paths = [Path(text) for text in inputs if text not in overrides]
@@ -145,8 +195,20 @@ def predict(
         raise ConfigError(f"there are only settings ({', '.join(overrides)}) and no pictures: name pictures or folders")
     from memdist.predict import pictures
 
-    count = pictures.predict(run, paths, out, choice=checkpoint, ema=not no_ema, overrides=overrides)
-    output.show(f"{count} {'map' if count == 1 else 'maps'} in {out}")
+    report = pictures.predict(
+        run,
+        paths,
+        out,
+        choice=checkpoint,
+        ema=not no_ema,
+        overrides=[*overrides, *_sampling(sampler, steps, samples)],
+        each=each,
+        shard=shard,
+        verify=verify,
+        grid=grid,
+    )
+    output.show(report)
+    raise typer.Exit(0 if report.clean else 1)
 
 
 @app.command("import")
@@ -300,6 +362,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _sampling(sampler: str | None, steps: str | None, samples: str | None) -> list[str]:
+    """Flags as the settings that they stand for."""
+    flags = {"sampler": sampler, "steps": steps, "samples": samples}
+    return [f"eval.{key}={value}" for key, value in flags.items() if value is not None]
 
 
 def _resolve(config: str, overrides: Sequence[str] | None) -> Any:

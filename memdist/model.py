@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 from torch import Tensor, nn
 
@@ -60,7 +60,13 @@ class Sampling:
     sampler: str = "ddim"
     """Name in `memdist.diffusion.sampling.SAMPLERS`."""
     steps: int = 20
-    """Network evaluations a picture, 1 .. trained noise steps."""
+    """Network evaluations of one map at most, 1 .. trained noise steps."""
+    eta: float | None = None
+    """Noise that ddim and dpmpp_3m_sde add at each step, as a share of the ancestral one, 0 .. 1; None: the sampler's own."""
+    spacing: Literal["time", "snr", "karras"] = "time"
+    """How noise levels are spread (`memdist.diffusion.schedule.levels`)."""
+    bound: Literal["clamp", "threshold", "none"] = "clamp"
+    """What is done to predicted clean maps (`memdist.diffusion.steps.bounded`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,6 +169,14 @@ class Model(ABC):
 
     def check(self, sampling: Sampling) -> None:
         """Raise a ConfigError when `predict` cannot sample so; called before anything is trained or predicted."""
+        return None
+
+    def evaluations(self, sampling: Sampling) -> int:
+        """How often `predict` calls a network to make one map."""
+        return 1
+
+    def slowest(self) -> Sampling | None:
+        """The sampling that others are measured against, with all that was trained; None for a model that does not sample."""
         return None
 
     @abstractmethod

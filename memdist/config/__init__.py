@@ -32,6 +32,7 @@ from memdist.config.schema import (
     Run,
     Schedule,
     Select,
+    Study,
     Validate,
 )
 from memdist.config.text import DEEPEST, parse, written
@@ -57,6 +58,7 @@ __all__ = [
     "Schedule",
     "Select",
     "Settings",
+    "Study",
     "Validate",
     "Widths",
     "dump",

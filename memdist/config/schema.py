@@ -205,14 +205,51 @@ class Eval(Settings):
     size: Count | None = None
     """Height and width in pixels at which maps are compared; null: the map's own size, its longer side at most 256."""
     sampler: str = runtime("ddim")
-    """Sampler of a diffusion model (ancestral, ddim, dpmpp_2m, dpmpp_3m_sde, heun, unipc); others take no notice."""
+    """Sampler of a diffusion model (ancestral, ddim, dpmpp_2m, dpmpp_3m_sde, heun, unipc); others take no notice of it, nor of
+    what follows down to `combine`."""
     steps: Count = runtime(50)
-    """Network evaluations a picture, at most the trained noise steps; heun takes one fewer of an even number."""
-    batch: Count = runtime(64)
-    """Pictures predicted at once on a rank."""
+    """Network evaluations of a map, at most the trained noise steps; heun takes one fewer of an even number."""
+    eta: Fraction | None = runtime(None)
+    """Noise of ddim and dpmpp_3m_sde as a share of the ancestral one; null: ddim 0, dpmpp_3m_sde 1."""
+    spacing: Literal["time", "snr", "karras"] = runtime("time")
+    """Noise levels lie evenly in the trained table (time), in its log-SNR (snr), or in sigma^(1/7) (karras)."""
+    bound: Literal["clamp", "threshold", "none"] = runtime("clamp")
+    """Each predicted clean map is clamped to [-1, 1], thresholded at its 99.5th percentile, or left as it is."""
+    samples: Annotated[int, Field(ge=1, le=1024)] = runtime(1)
+    """Maps sampled for a picture (k), 1 .. 1024."""
+    combine: Literal["mean", "median"] = runtime("mean")
+    """What is made of k maps of a picture, pixel by pixel."""
+    batch: Count | None = runtime(None)
+    """Maps predicted at once on a rank; null: of a model that samples, as many as pay, found by trying and remembered in the
+    run folder; of others 64."""
+    compile: Literal["auto", "always", "never"] = runtime("auto")
+    """Compile the network that predicts: auto where a model samples for longer than compiling takes."""
+    precision: Literal["run", "fp32", "bf16", "fp16"] = runtime("run")
+    """Arithmetic of the networks when they predict; run: that of training."""
+    grid: Count = runtime(64)
+    """Pictures that `--grid` shows."""
     fid_weights: Folder | None = runtime(None)
     """File of the Inception weights of FID (pt_inception-2015-12-05-6726825d.pth, or the same as .safetensors); with it
     `evaluate` also gives FID, or below 2,048 pictures KID."""
+
+
+class Study(Settings):
+    """What `evaluate --study` tries on val: each sampler with each number of evaluations and of samples."""
+
+    samplers: Annotated[tuple[str, ...], Field(min_length=1, max_length=16)] = runtime(
+        ("ancestral", "ddim", "dpmpp_2m", "dpmpp_3m_sde", "heun", "unipc")
+    )
+    """Samplers of a diffusion model."""
+    steps: Annotated[tuple[Count, ...], Field(min_length=1, max_length=64)] = runtime((2, 4, 8, 16, 32))
+    """Network evaluations of a map."""
+    samples: Annotated[tuple[Annotated[int, Field(ge=1, le=1024)], ...], Field(min_length=1, max_length=16)] = runtime(
+        (1, 2, 4)
+    )
+    """Maps sampled for a picture (k)."""
+    images: Count | None = runtime(None)
+    """Pictures of val that are sampled, by rank of a stable hash; null for all."""
+    tolerance: Annotated[float, Field(ge=0, le=1)] = runtime(0.01)
+    """The cheapest setting is chosen whose L1 is at most 1 + tolerance times that of the reference."""
 
 
 class Init(Settings):
@@ -251,6 +288,8 @@ class Run(Settings):
     """What counts as going wrong."""
     eval: Eval = Eval()
     """Scoring at the end."""
+    study: Study = Study()
+    """Looking for the right number of steps."""
     init: Init = Init()
     """Where weights come from."""
     device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = runtime("auto")

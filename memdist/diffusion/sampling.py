@@ -266,6 +266,17 @@ SAMPLERS: dict[str, Sampler] = {
 """The samplers by the names that users give them."""
 
 
+NOISY = ("ddim", "dpmpp_3m_sde")
+"""Those that take `eta`."""
+LENIENT = ("ancestral", "ddim")
+"""Those that bear the same level twice."""
+
+
 def intervals(sampler: str, evaluations: int) -> int:
     """Steps that a sampler takes with at most so many evaluations of the network: Heun's takes two a step but for the last."""
     return (evaluations + 1) // 2 if sampler == "heun" else evaluations
+
+
+def evaluations(sampler: str, intervals: int) -> int:
+    """Evaluations of the network in so many steps of a sampler."""
+    return 2 * intervals - 1 if sampler == "heun" else intervals

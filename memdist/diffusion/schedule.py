@@ -24,8 +24,12 @@ from memdist.errors import ConfigError
 Prediction = Literal["epsilon", "x0", "v"]
 """What a network predicts: noise, clean map, or v = sqrt(gamma) * epsilon - sqrt(1 - gamma) * b * x_0."""
 
-Spacing = Literal["time", "snr"]
-"""How the levels of a sampler are spread: evenly in the table's index, or in log(gamma / (1 - gamma))."""
+Spacing = Literal["time", "snr", "karras"]
+"""How the levels of a sampler are spread: evenly in the table's index, in log(gamma / (1 - gamma)), or in sigma^(1/7) with
+sigma = sqrt(1 / gamma - 1) (EDM: Karras et al. 2022, arXiv 2206.00364, eq. 5)."""
+
+RHO = 7
+"""EDM's exponent of sigma."""
 
 CLIP = 1e-9
 """The smallest gamma of Chen's functions."""
@@ -114,8 +118,8 @@ def levels(table: Tensor, steps: int, spacing: Spacing = "time") -> Tensor:
     `steps` is the number of network evaluations; each is at one of the first `steps` levels, which all lie
     within what was trained: the first is the noisiest of the table, none is noisier or cleaner than its ends.
     (A table of its own for sampling, as in the public Palette, asks the network for levels it never saw.)
-    With spacing `time` they are entries of the table, T/steps apart from its noisy end; with `snr` they reach
-    from end to end. Raises ConfigError when `steps` is not between 1 and the length of the table.
+    With spacing `time` they are entries of the table, T/steps apart from its noisy end; with `snr` and `karras`
+    they reach from end to end. Raises ConfigError when `steps` is not between 1 and the length of the table.
     """
     if not 1 <= steps <= len(table):
         raise ConfigError(
@@ -127,9 +131,9 @@ def levels(table: Tensor, steps: int, spacing: Spacing = "time") -> Tensor:
         # ceil(T * k / steps) in integers, for k = steps ... 1: rounding errors cannot make two levels the same.
         chosen = table[[-(-len(table) * k // steps) - 1 for k in range(steps, 0, -1)]]
     else:
-        noisiest, cleanest = table[-1], table[0]
-        ends = torch.logit(torch.stack((noisiest, cleanest)))
-        chosen = torch.sigmoid(ends[0] + torch.linspace(0, 1, steps, dtype=torch.float64) * (ends[1] - ends[0]))
+        noisiest, cleanest = table[-1], table[table < 1][0]
+        first, last = _spread(spacing, torch.stack((noisiest, cleanest)))
+        chosen = _gathered(spacing, first + torch.linspace(0, 1, steps, dtype=torch.float64) * (last - first))
         chosen[-1], chosen[0] = cleanest, noisiest  # rounding must not carry the ends out of what was trained
     return torch.cat((chosen, torch.ones(1, dtype=torch.float64)))
 
@@ -214,6 +218,16 @@ def posterior(
     """
     on_noisy, on_clean, variance = posterior_weights(_shaped(gamma, noisy), _shaped(cleaner, noisy))
     return on_noisy.to(noisy) * noisy + (on_clean * scale).to(noisy) * x0, variance.to(noisy)
+
+
+def _spread(spacing: Spacing, gamma: Tensor) -> Tensor:
+    """Where levels stand on the axis on which they are evenly spaced."""
+    return torch.logit(gamma) if spacing == "snr" else ((1 - gamma) / gamma) ** (0.5 / RHO)
+
+
+def _gathered(spacing: Spacing, place: Tensor) -> Tensor:
+    """Levels that stand at places of that axis."""
+    return torch.sigmoid(place) if spacing == "snr" else 1 / (1 + place ** (2 * RHO))
 
 
 def _shaped(gamma: Tensor, pictures: Tensor) -> Tensor:

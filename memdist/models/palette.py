@@ -192,19 +192,41 @@ class Palette(Model):
         return {"loss": self._errors(nets, batch)}
 
     def check(self, sampling: Sampling) -> None:
-        """Raise a ConfigError for an unknown sampler, or more steps than were trained."""
-        if sampling.sampler not in samplers.SAMPLERS:
-            raise ConfigError(f"there is no sampler {sampling.sampler!r}; choose one of {', '.join(samplers.SAMPLERS)}")
-        schedule.levels(self._table, samplers.intervals(sampling.sampler, sampling.steps))
+        """Raise a ConfigError for an unknown sampler, more steps than were trained, or what the sampler cannot do."""
+        name = sampling.sampler
+        if name not in samplers.SAMPLERS:
+            raise ConfigError(f"there is no sampler {name!r}; choose one of {', '.join(samplers.SAMPLERS)}")
+        if sampling.eta is not None and name not in samplers.NOISY:
+            raise ConfigError(f"eta belongs to {' and '.join(samplers.NOISY)} and not to {name}: leave it out")
+        levels = self._levels(sampling)
+        if name not in samplers.LENIENT and not bool((levels.diff() > 0).all()):
+            raise ConfigError(
+                f"{name} cannot take {sampling.steps} steps with spacing {sampling.spacing}, as the noise table is flat in "
+                f"places: use spacing snr or karras, fewer steps, or the sampler ddim"
+            )
+
+    def evaluations(self, sampling: Sampling) -> int:
+        """As many as steps; Heun's sampler takes one fewer of an even number."""
+        return samplers.evaluations(sampling.sampler, samplers.intervals(sampling.sampler, sampling.steps))
+
+    def slowest(self) -> Sampling:
+        """All trained steps, ancestral: what the papers report."""
+        return Sampling(sampler="ancestral", steps=len(self._table))
+
+    def _levels(self, sampling: Sampling) -> Tensor:
+        steps = samplers.intervals(sampling.sampler, sampling.steps)
+        return schedule.levels(self._table, steps, sampling.spacing)
 
     def predict(self, nets: Nets, image: Tensor, seed: Tensor, sampling: Sampling) -> Tensor:
         """Sample a map from noise that belongs to the picture."""
         c = self.config
-        levels = schedule.levels(self._table, samplers.intervals(sampling.sampler, sampling.steps))
+        levels = self._levels(sampling)
         levels = levels.float() if image.device.type == "mps" else levels
 
         def predict_x0(x: Tensor, gamma: Tensor) -> Tensor:
             return schedule.to_x0(c.prediction, self._output(nets, image, x, gamma), x, gamma, scale=c.scale)
 
         start = draws.normal(seed, "start", (self.task.map_channels, *image.shape[2:]))
-        return samplers.SAMPLERS[sampling.sampler](predict_x0, start, levels, seed=seed, scale=c.scale)
+        own = {} if sampling.eta is None else {"eta": sampling.eta}
+        sample = samplers.SAMPLERS[sampling.sampler]
+        return sample(predict_x0, start, levels, seed=seed, scale=c.scale, bound=sampling.bound, **own)

@@ -6,7 +6,7 @@ import contextlib
 import csv
 import io
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,41 +21,57 @@ from memdist.data import split as split_
 from memdist.data.pairs import View
 from memdist.distributed import strategy as strategy_
 from memdist.errors import CheckpointError, ConfigError
-from memdist.model import Pair, Sampling
-from memdist.train import dataset, distribution, extremes, gaze, imported, restore, score, trivial, validate
+from memdist.model import Pair
+from memdist.train import (
+    dataset,
+    distribution,
+    extremes,
+    gaze,
+    imported,
+    mapper,
+    recipe,
+    restore,
+    score,
+    sheets,
+    trivial,
+    validate,
+)
+from memdist.train.recipe import Recipe
 from memdist.train.score import Predictor, Rows
+
+SINGLE = "one sample"
+"""What the model's first sample is called beside what is made of k of them."""
+
+Truths = Callable[[int], Tensor]
+"""A true map by its row."""
 
 _HEAD = ("split", "predictor", "stem")
 """What tells the lines of scores.csv apart."""
 
 
 def evaluate(
-    folder: Path, splits: Sequence[str], *, choice: str = "best", ema: bool = True, overrides: Sequence[str] = ()
+    folder: Path,
+    splits: Sequence[str],
+    *,
+    choice: str = "best",
+    ema: bool = True,
+    overrides: Sequence[str] = (),
+    grid: bool = False,
 ) -> Any:
     """Score splits of a run and write scores.json, scores.csv and samples/<split>; gives a table of them.
 
-    `overrides` are runtime settings for this time only: where the data lie now, the device, the sampler.
+    `overrides` are runtime settings for this time only: where the data lie now, the device, the sampler. `grid` also writes
+    sheets of picture, map, samples and error to samples/<split>-grid.
     """
     run = settings_for_reading(folder, overrides)
     strategy = strategy_.make(run)
     try:
-        # Chosen once for all ranks: the run may be training meanwhile.
-        step = (
-            strategy_.from_main(strategy, lambda: restore.chosen_step(folder, choice)) if strategy.world > 1 else None
-        )
-        found = restore.restore(folder, choice, ema=ema, device=strategy.device, step=step)
-        sampling = Sampling(sampler=run.eval.sampler, steps=run.eval.steps)
-        found.model.check(sampling)
+        found = opened(folder, run, strategy, choice=choice, ema=ema, overrides=overrides)
+        made = Recipe.of(run.eval)
         extractor = distribution.load(run.eval.fid_weights, strategy.device)
         fixations.check(run.data.fixations)
         strategy.first(lambda: _ready(folder))
-        data = dataset.load(run, strategy)
-        foreign = imported.is_imported(folder)
-        if not foreign and split_.fingerprint(split_.read(folder / rundir.SPLIT)) != split_.fingerprint(data.table):
-            raise CheckpointError(
-                f"the pictures, maps or split of {sources.said(run.data)} are not those that {folder} was trained on "
-                f"(its {rundir.SPLIT}); restore them, or say where the same data lie now ({sources.example(run.data)})"
-            )
+        data, foreign = pairs_of(folder, run, strategy), imported.is_imported(folder)
         chosen = [name for name in splits if len(data.rows[name])]
         if not chosen:
             raise ConfigError(
@@ -65,8 +81,10 @@ def evaluate(
         if foreign:
             strategy.first(lambda: imported.adopt(folder, data.table))
         trivials = trivial.fit(data.pixels, data.rows["train"], strategy.device)
+        maps = max(-(-len(data.rows[name]) // strategy.world) for name in chosen) * made.samples
+        ours = mapper.prepare(folder, found, run, made, strategy, maps=maps)
         for name in chosen:
-            _score_split(folder, run, name, found, sampling, data, trivials, looked, extractor, strategy, choice)
+            _score_split(folder, run, name, ours, data, trivials, looked, extractor, strategy, choice, grid)
         return table(rundir.read_json(folder / rundir.SCORES), chosen, imported.said(folder) if foreign else None)
     finally:
         strategy.close()
@@ -75,7 +93,9 @@ def evaluate(
 def settings_for_reading(folder: Path, overrides: Sequence[str]) -> Any:
     """Settings of a run folder with runtime overrides; the device is chosen anew, as a run may be read elsewhere."""
     trained = restore.settings(folder)
-    raw = config.override({**config.plain(trained), "device": "auto"}, overrides)
+    plain = config.plain(trained)
+    known = {**plain, "device": "auto", "eval": {**plain["eval"], **recipe.studied(folder)}}
+    raw = config.override(known, overrides)
     run = models.resolve(raw)
     then, now = config.identity(trained), config.identity(run)
     free = imported.SPLIT_KEYS if imported.is_imported(folder) else ()
@@ -87,53 +107,107 @@ def settings_for_reading(folder: Path, overrides: Sequence[str]) -> Any:
     return run
 
 
-def _score_split(
-    folder: Path,
-    run: Any,
-    name: str,
-    found: restore.Restored,
-    sampling: Sampling,
-    data: dataset.Dataset,
-    trivials: Mapping[str, Predictor],
-    looked: gaze.Gaze | None,
-    extractor: distribution.Extractor | None,
-    strategy: strategy_.Strategy,
-    choice: str,
-) -> None:
-    pixels, rows = data.pixels, data.rows[name]
+def opened(
+    folder: Path, run: Any, strategy: strategy_.Strategy, *, choice: str, ema: bool, overrides: Sequence[str]
+) -> restore.Restored:
+    """The networks of a run, once it is known that it can be sampled so."""
+    # Chosen once for all ranks: the run may be training meanwhile.
+    step = strategy_.from_main(strategy, lambda: restore.chosen_step(folder, choice)) if strategy.world > 1 else None
+    model = restore.model_of(run)
+    recipe.refuse(model, overrides)
+    model.check(Recipe.of(run.eval).sampling)
+    return restore.restore(folder, choice, ema=ema, device=strategy.device, step=step)
+
+
+def pairs_of(folder: Path, run: Any, strategy: strategy_.Strategy) -> dataset.Dataset:
+    """The pairs of a run; a CheckpointError where they are not those that it was trained on."""
+    data = dataset.load(run, strategy)
+    if not imported.is_imported(folder) and split_.fingerprint(
+        split_.read(folder / rundir.SPLIT)
+    ) != split_.fingerprint(data.table):
+        raise CheckpointError(
+            f"the pictures, maps or split of {sources.said(run.data)} are not those that {folder} was trained on "
+            f"(its {rundir.SPLIT}); restore them, or say where the same data lie now ({sources.example(run.data)})"
+        )
+    return data
+
+
+def truths(run: Any, data: dataset.Dataset, rows: Rows, strategy: strategy_.Strategy) -> tuple[cache_.Truth, Truths]:
+    """The maps of rows at the size at which they are compared, and one of them [C, h, w] in [-1, 1] by its row."""
     place = {pair.stem: pair for pair in data.pairs}
     opened: list[cache_.Truth] = []
 
     def decode() -> None:
-        files = [place[pixels.stems[row]] for row in rows]
+        files = [place[data.pixels.stems[row]] for row in rows]
         opened.append(cache_.truth(files, View.of(run.data, run.eval.size), run.data.cache, run.workers))
 
     strategy.first(decode)
     if not opened:
         decode()
     at = {int(row): i for i, row in enumerate(rows)}
+    return opened[0], lambda row: loader.floats(torch.from_numpy(opened[0][at[row]]).to(strategy.device))
 
-    def truth(row: int) -> Tensor:
-        return loader.floats(torch.from_numpy(opened[0][at[row]]).to(strategy.device))
 
-    seconds = 0.0
-    predict = score.of_model(found.model, found.nets, sampling)
+class Sampled:
+    """Predictors that share the samples of a batch: what is made of k of them, and the first alone."""
 
-    def timed(pair: Pair, these: Rows) -> Tensor:
-        nonlocal seconds
+    def __init__(self, ours: mapper.Mapper, pixels: cache_.Pixels, seed: int, samples: int) -> None:
+        """Sample so many maps of each picture, by the run's seed."""
+        self.mapper, self.samples = ours, samples
+        self.seconds = 0.0
+        """Spent in sampling so far."""
+        self.drawn = torch.empty(0)
+        """Samples [N, k, C, H, W] of the latest batch."""
+        self._pixels, self._seed = pixels, seed
+        self._of: Tensor | None = None
+
+    def draw(self, pair: Pair, rows: Rows) -> Tensor:
+        """Samples [N, k, C, H, W] of a batch, drawn once."""
+        if self._of is pair.image:
+            return self.drawn
+        hashes = [self._pixels.image_hashes[row] for row in rows]
+        seeds = mapper.seeds(self._seed, hashes, self.samples, pair.image.device)
         before = time.perf_counter()
-        maps = predict(pair, these)
-        if maps.device.type == "cuda":
-            torch.cuda.synchronize(maps.device)
-        seconds += time.perf_counter() - before
-        return maps
+        self.drawn = self.mapper.sample(pair.image, seeds)
+        if self.drawn.device.type == "cuda":
+            torch.cuda.synchronize(self.drawn.device)
+        self.seconds += time.perf_counter() - before
+        self._of = pair.image
+        return self.drawn
 
+    def combined(self, k: int, how: str) -> Predictor:
+        """Predict by the first k samples."""
+        return lambda pair, rows: recipe.combined(self.draw(pair, rows)[:, :k], how)
+
+
+def _score_split(
+    folder: Path,
+    run: Any,
+    name: str,
+    ours: mapper.Mapper,
+    data: dataset.Dataset,
+    trivials: Mapping[str, Predictor],
+    looked: gaze.Gaze | None,
+    extractor: distribution.Extractor | None,
+    strategy: strategy_.Strategy,
+    choice: str,
+    grid: bool,
+) -> None:
+    pixels, rows, found, made = data.pixels, data.rows[name], ours.found, ours.recipe
+    there, truth = truths(run, data, rows, strategy)
+    sampled = Sampled(ours, pixels, run.seed, made.samples)
     seen = extremes.Extremes(pixels)
-    predictors = {"model": timed, **trivials}
+    predictors = {"model": sampled.combined(made.samples, made.combine)}
+    if made.samples > 1:
+        predictors[SINGLE] = sampled.combined(1, made.combine)
+    predictors |= trivials
     distance = distribution.Distance(extractor, list(predictors), len(rows), truth, strategy) if extractor else None
+    lines = sheets.Lines(pixels, rows, run.eval.grid) if grid else None
 
     def see(part: loader.Part, maps: Mapping[str, Tensor], errors: Mapping[str, Tensor]) -> None:
         seen.see(part, maps["model"], errors["model"])
+        if lines is not None:
+            lines.see(part, sampled.drawn, maps["model"])
         if distance is not None:
             distance.see(part, maps)
 
@@ -143,28 +217,34 @@ def _score_split(
         rows,
         strategy,
         seed=run.seed,
-        batch=run.eval.batch,
+        batch=ours.batch,
         truth=truth,
         beside=looked.measure if looked else None,
         seen=see,
     )
-    spent = float(strategy.gather(torch.tensor([seconds], device=strategy.device)).max())
+    spent = float(strategy.gather(torch.tensor([sampled.seconds], device=strategy.device)).max())
     strips = seen.strips(rows, values["model"]["l1"], strategy)
-    sizes = sorted(set(opened[0].sizes))
+    pages = lines.sheets(made, strategy) if lines is not None else None
+    sizes = sorted(set(there.sizes))
     means = {who: {m: _summary(v) for m, v in by.items()} for who, by in values.items()}
-    reached = [v["l1"]["mean"] for who, v in means.items() if who != "model" and v["l1"]["mean"] is not None]
-    own = means["model"]["l1"]["mean"]
-    record = {
+    own, alone = means.pop("model"), means.pop(SINGLE, None)
+    reached = [v["l1"]["mean"] for v in means.values() if v["l1"]["mean"] is not None]
+
+    def skill(l1: float | None) -> float | None:
+        return None if l1 is None or not reached or min(reached) == 0 else 1 - l1 / min(reached)
+
+    record: dict[str, Any] = {
         "checkpoint": found.step,
         "choice": choice,
         "ema": found.averaged,
         "n": len(rows),
         "size": list(sizes[0]) if len(sizes) == 1 else None,
-        "sampling": {"sampler": sampling.sampler, "steps": sampling.steps} if found.model.samples else None,
+        "sampling": made.record(found.model),
         "seconds": spent,
         "optimistic": name == "val" or len(data.rows["test"]) == 0,
-        "metrics": means.pop("model"),
-        "skill": None if own is None or not reached or min(reached) == 0 else 1 - own / min(reached),
+        "metrics": own,
+        "skill": skill(own["l1"]["mean"]),
+        "single": {"metrics": alone, "skill": skill(alone["l1"]["mean"])} if alone else None,
         "trivial": means,
         "fixations": looked.record(rows) if looked else None,
         "distribution": distance.record() if distance else None,
@@ -175,7 +255,7 @@ def _score_split(
             held.enter_context(locks.hold(folder, rundir.SCORING_LOCK, queue=True))
 
         strategy.first(wait_our_turn)
-        strategy.first(lambda: _write(folder, name, record, pixels, rows, values, strips))
+        strategy.first(lambda: _write(folder, name, record, pixels, rows, values, strips, pages))
 
 
 def _summary(values: np.ndarray) -> dict[str, Any]:
@@ -230,10 +310,13 @@ def _write(
     rows: Rows,
     values: Mapping[str, score.Values],
     strips: Mapping[str, Tensor],
+    pages: Mapping[str, Tensor] | None,
 ) -> None:
     """Put a split's scores in place of its former ones; scores.csv first, so that scores.json never speaks of absent lines."""
     lines = [line for line in _former_lines(folder) if line["split"] != name]
     _show(folder / rundir.SAMPLES / name, strips)
+    if pages is not None:
+        _show(folder / rundir.SAMPLES / f"{name}-grid", pages)
     shown = [*metrics.METRICS, *(m for m in saliency.METRICS if m in values["model"])]
     for who, by_metric in values.items():
         for at, row in enumerate(rows):
@@ -261,7 +344,7 @@ def table(scores: Mapping[str, Any], splits: Sequence[str], note: str | None = N
         record = scores[name]
         how = f"checkpoint {record['checkpoint']} ({record['choice']}{', averaged weights' if record['ema'] else ''})"
         if record["sampling"]:
-            how += f", {record['sampling']['sampler']} with {record['sampling']['steps']} steps"
+            how += f", {recipe.said(record['sampling'])}"
         selected = "; selected on: optimistic" if record["optimistic"] else ""
         shown = Table(title=f"{name}: {record['n']} pictures, {how}{selected}", title_justify="left")
         shown.add_column("predictor")
@@ -269,7 +352,8 @@ def table(scores: Mapping[str, Any], splits: Sequence[str], note: str | None = N
             shown.add_column(
                 f"{metric.name} ({'lower' if metric.better == 'lower' else 'higher'} is better)", justify="right"
             )
-        for who, means in (("model", record["metrics"]), *record["trivial"].items()):
+        single = [(SINGLE, record["single"]["metrics"])] if record.get("single") else []
+        for who, means in (("model", record["metrics"]), *single, *record["trivial"].items()):
             shown.add_row(who, *(_cell(means[metric]) for metric in metrics.METRICS))
         parts.append(shown)
         if record["skill"] is not None:

@@ -1,0 +1,111 @@
+"""How a run's maps are made of pictures: sampler, evaluations, how many samples, and what is made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from memdist import rundir
+from memdist.config import Eval
+from memdist.errors import CheckpointError, ConfigError
+from memdist.model import Model, Sampling
+
+KEYS = ("sampler", "steps", "eta", "spacing", "bound", "samples", "combine")
+"""Settings of `eval` that only a model that samples has."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a map is made."""
+
+    sampling: Sampling
+    samples: int = 1
+    """Maps sampled for a picture (k)."""
+    combine: str = "mean"
+    """What is made of them, pixel by pixel: mean or median."""
+
+    @classmethod
+    def of(cls, settings: Eval) -> Recipe:
+        """As the settings say."""
+        sampling = Sampling(
+            sampler=settings.sampler,
+            steps=settings.steps,
+            eta=settings.eta,
+            spacing=settings.spacing,
+            bound=settings.bound,
+        )
+        return cls(sampling, settings.samples, settings.combine)
+
+    def once(self) -> Recipe:
+        """The same with one sample."""
+        return replace(self, samples=1)
+
+    def cost(self, model: Model) -> int:
+        """Network evaluations that the map of one picture takes."""
+        return self.samples * model.evaluations(self.sampling)
+
+    def record(self, model: Model) -> dict[str, Any] | None:
+        """What a score or a map says of itself; None for a model that does not sample."""
+        if not model.samples:
+            return None
+        whole = {**asdict(self.sampling), "samples": self.samples, "combine": self.combine}
+        return {**{key: whole[key] for key in KEYS}, "evaluations": self.cost(model)}
+
+
+def combined(samples: Tensor, how: str) -> Tensor:
+    """One map a picture, [N, C, H, W], of its samples [N, k, C, H, W]: their mean or median.
+
+    The median of an even k is the mean of the two in the middle.
+    """
+    if samples.shape[1] == 1:
+        return samples[:, 0]
+    if how == "mean":
+        return samples.mean(dim=1)
+    ordered = samples.sort(dim=1).values
+    k = samples.shape[1]
+    return (ordered[:, (k - 1) // 2] + ordered[:, k // 2]) / 2
+
+
+def said(record: Mapping[str, Any]) -> str:
+    """A record in words: `dpmpp_2m, 8 evaluations` or `ddim, mean of 4 samples, 4 x 10 evaluations`."""
+    k = record.get("samples", 1)
+    each = record["evaluations"] // k if "evaluations" in record else record["steps"]
+    words = [record["sampler"]]
+    if k > 1:
+        words.append(f"{record['combine']} of {k} samples")
+    words.append(f"{f'{k} x ' if k > 1 else ''}{each} {'evaluation' if each == 1 and k == 1 else 'evaluations'}")
+    if record.get("spacing", "time") != "time":
+        words.append(f"spacing {record['spacing']}")
+    if record.get("eta") is not None:
+        words.append(f"eta {record['eta']:g}")
+    if record.get("bound", "clamp") != "clamp":
+        words.append(f"bound {record['bound']}")
+    return ", ".join(words)
+
+
+def studied(folder: Path) -> dict[str, Any]:
+    """Settings of `eval` that a study of this run has found (`evaluate --study`); empty where there was none."""
+    chosen = rundir.read_json(folder / rundir.STUDY).get("chosen")
+    if chosen is None:
+        return {}
+    if not isinstance(chosen, dict) or not {*KEYS} <= set(chosen):
+        raise CheckpointError(
+            f"{folder / rundir.STUDY} does not say what was chosen: delete it, or give `memdist evaluate RUN --study` again"
+        )
+    return {key: chosen[key] for key in KEYS}
+
+
+def refuse(model: Model, overrides: Sequence[str]) -> None:
+    """Raise a ConfigError for settings of sampling that are given for a model that does not sample."""
+    if model.samples:
+        return
+    for text in overrides:
+        key = text.partition("=")[0]
+        if key.startswith("eval.") and key.removeprefix("eval.") in KEYS:
+            raise ConfigError(
+                f"{key} and its flag do not apply to {model.config.name}, which does not sample: leave them out"
+            )
