@@ -342,6 +342,23 @@ def bench_loop(
     loop.main(run, steps=steps)
 
 
+@bench.command("sample")
+def bench_sample(
+    run: RunFolder,
+    overrides: RuntimeOverrides = None,
+    split: Annotated[Split, typer.Option(help="The pictures that are sampled.")] = Split.test,
+    images: Annotated[
+        int | None, typer.Option(min=1, help="So many of them; default: all.", show_default=False)
+    ] = None,
+) -> None:
+    """Measure how a diffusion model's run samples against the plain loop over all trained steps: speed and L1."""
+    if split is Split.all:
+        raise ConfigError("--split all cannot be measured: it should be train, val or test")
+    from memdist.bench import sample
+
+    sample.main(run, split=split.value, images=images, overrides=overrides or [])
+
+
 @bench.callback()
 def _bench() -> None:
     """Measure speed."""

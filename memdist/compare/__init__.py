@@ -14,11 +14,12 @@ import json
 import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from memdist import config, rundir
+from memdist.config import words
 from memdist.errors import CheckpointError, ConfigError
 from memdist.metrics import Summary
 
@@ -34,7 +35,7 @@ class Split:
     n: int
     size: tuple[int, int] | None
     weights: str
-    seconds: float
+    seconds: float | None
     optimistic: bool
     metrics: Mapping[str, Summary]
     skill: float | None
@@ -43,6 +44,11 @@ class Split:
     """SHA-256 of the file of fixations, where it was scored against any."""
     distribution: Mapping[str, Any] | None = None
     """FID or KID as scores.json has it, where it was taken."""
+    samples: int = 1
+    """Maps that were sampled for each picture (k)."""
+    single: Mapping[str, Summary] | None = None
+    """Scores of one of them alone, where there are several; and its skill."""
+    single_skill: float | None = None
 
 
 @dataclass(frozen=True)
@@ -59,6 +65,17 @@ class Run:
     data: str
     pictures: Mapping[str, int]
     splits: Mapping[str, Split]
+
+    def alone(self) -> Run | None:
+        """The run with one sample of each picture, where it was scored by several; what that does not have is left out."""
+        splits = {
+            name: replace(
+                split, metrics=split.single, skill=split.single_skill, seconds=None, distribution=None, weights=""
+            )
+            for name, split in self.splits.items()
+            if split.single is not None
+        }
+        return replace(self, splits=splits, parameters={}, train_seconds=None, state="") if splits else None
 
     @property
     def reported(self) -> Split:
@@ -170,7 +187,9 @@ def _split(entry: Mapping[str, Any]) -> Split:
     weights = [f"step {entry['checkpoint']}" + (f" ({entry['choice']})" if entry["choice"] in ("best", "last") else "")]
     weights += ["EMA"] if entry["ema"] else []
     if entry["sampling"]:
-        weights.append("{sampler}, {steps} steps".format(**entry["sampling"]))
+        weights.append(words.sampling(entry["sampling"]))
+    single = entry.get("single")
+    samples = _of((entry["sampling"] or {}).get("samples", 1), int)
     return Split(
         n=max(_of(entry["n"], int), 1),
         size=(_of(entry["size"][0], int), _of(entry["size"][1], int)) if entry["size"] else None,
@@ -182,6 +201,9 @@ def _split(entry: Mapping[str, Any]) -> Split:
         trivial={predictor: _summaries(metrics) for predictor, metrics in entry["trivial"].items()},
         fixations=_of((entry.get("fixations") or {}).get("sha256"), str, None),
         distribution=_distribution(entry.get("distribution")),
+        samples=samples,
+        single=_summaries(single["metrics"]) if single else None,
+        single_skill=_of(single["skill"], float, int, None) if single else None,
     )
 
 

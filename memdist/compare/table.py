@@ -99,6 +99,8 @@ def _duration(run: Run) -> str:
 
 
 def _per_picture(run: Run) -> str:
+    if run.reported.seconds is None:
+        return ""
     milliseconds = 1000 * run.reported.seconds / run.reported.n
     return f"{milliseconds:,.{0 if milliseconds >= 100 else 1 if milliseconds >= 10 else 2}f}"
 
@@ -146,7 +148,13 @@ def rows(group: Group, page: bool) -> list[Row]:
     """One row a run, then one a trivial predictor."""
     shown = columns(page, group)
     trivial = dict.fromkeys(name for predictors in group.trivial.values() for name in predictors)
-    return [Row(run.label, run.model, False, tuple(column.run(run) for column in shown)) for run in group.runs] + [
+    found = []
+    for run in group.runs:
+        found.append(Row(run.label, run.model, False, tuple(column.run(run) for column in shown)))
+        if alone := run.alone():
+            cells = tuple("" if column.title in ("params", "training") else column.run(alone) for column in shown)
+            found.append(Row(f"{run.label}, one sample", run.model, False, cells))
+    return found + [
         Row(TRIVIAL.get(name, name), "trivial", True, tuple(column.trivial(group, name) for column in shown))
         for name in trivial
     ]

@@ -202,7 +202,7 @@ class Palette(Model):
         if name not in samplers.LENIENT and not bool((levels.diff() > 0).all()):
             raise ConfigError(
                 f"{name} cannot take {sampling.steps} steps with spacing {sampling.spacing}, as the noise table is flat in "
-                f"places: use spacing snr or karras, fewer steps, or the sampler ddim"
+                "places: use another spacing, fewer steps, or the sampler ddim"
             )
 
     def evaluations(self, sampling: Sampling) -> int:

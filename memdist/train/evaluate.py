@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from memdist import config, locks, metrics, models, rundir, saliency
+from memdist.config import words
 from memdist.data import cache as cache_
 from memdist.data import fixations, loader, sources
 from memdist.data import split as split_
@@ -344,7 +345,7 @@ def table(scores: Mapping[str, Any], splits: Sequence[str], note: str | None = N
         record = scores[name]
         how = f"checkpoint {record['checkpoint']} ({record['choice']}{', averaged weights' if record['ema'] else ''})"
         if record["sampling"]:
-            how += f", {recipe.said(record['sampling'])}"
+            how += f", {words.sampling(record['sampling'])}"
         selected = "; selected on: optimistic" if record["optimistic"] else ""
         shown = Table(title=f"{name}: {record['n']} pictures, {how}{selected}", title_justify="left")
         shown.add_column("predictor")

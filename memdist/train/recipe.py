@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -68,23 +68,6 @@ def combined(samples: Tensor, how: str) -> Tensor:
     ordered = samples.sort(dim=1).values
     k = samples.shape[1]
     return (ordered[:, (k - 1) // 2] + ordered[:, k // 2]) / 2
-
-
-def said(record: Mapping[str, Any]) -> str:
-    """A record in words: `dpmpp_2m, 8 evaluations` or `ddim, mean of 4 samples, 4 x 10 evaluations`."""
-    k = record.get("samples", 1)
-    each = record["evaluations"] // k if "evaluations" in record else record["steps"]
-    words = [record["sampler"]]
-    if k > 1:
-        words.append(f"{record['combine']} of {k} samples")
-    words.append(f"{f'{k} x ' if k > 1 else ''}{each} {'evaluation' if each == 1 and k == 1 else 'evaluations'}")
-    if record.get("spacing", "time") != "time":
-        words.append(f"spacing {record['spacing']}")
-    if record.get("eta") is not None:
-        words.append(f"eta {record['eta']:g}")
-    if record.get("bound", "clamp") != "clamp":
-        words.append(f"bound {record['bound']}")
-    return ", ".join(words)
 
 
 def studied(folder: Path) -> dict[str, Any]:

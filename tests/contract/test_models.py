@@ -2,6 +2,7 @@
 
 import copy
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from memdist import models
 from memdist.config import fields
-from memdist.diffusion import sampling
+from memdist.diffusion import sampling, schedule
 from memdist.distributed.single import Single
 from memdist.model import Model, Pair, Sampling, Task
 from memdist.train import checkpoint, optim
@@ -179,8 +180,11 @@ def test_a_checkpoint_gives_back_every_bit(made, tmp_path: Path) -> None:
         assert equal(averages.nets[name].state_dict(), kept.nets[name].state_dict())
 
 
+@pytest.mark.parametrize("spacing", get_args(schedule.Spacing))
 @pytest.mark.parametrize("name", sampling.SAMPLERS)
-def test_every_sampler_takes_as_many_evaluations_as_it_says(name: str, tmp_path: Path) -> None:
+def test_every_sampler_takes_as_many_evaluations_as_it_says(
+    name: str, spacing: schedule.Spacing, tmp_path: Path
+) -> None:
     run = tiny.run("palette", tmp_path)
     model = models.load("palette")(run.model, Task(size=tiny.SIZE, image_channels=3, map_channels=3))
     net, calls = model.stage().nets["denoiser"].eval(), []
@@ -191,12 +195,12 @@ def test_every_sampler_takes_as_many_evaluations_as_it_says(name: str, tmp_path:
 
     for steps in (1, 2, 7):
         calls.clear()
-        chosen = Sampling(sampler=name, steps=steps)
+        chosen = Sampling(sampler=name, steps=steps, spacing=spacing)
         model.check(chosen)
         with torch.no_grad():
             maps = model.predict({"denoiser": counted}, batch(2).image, batch(2).seed, chosen)
         assert maps.shape == (2, 3, tiny.SIZE, tiny.SIZE) and maps.abs().max() <= 1 + 1e-5
-        assert len(calls) == (steps - 1 if name == "heun" and steps == 2 else steps)
+        assert len(calls) == model.evaluations(chosen) == (steps - 1 if name == "heun" and steps == 2 else steps)
         # Levels that were trained, and no others.
         table = run.model.schedule.table().float()
         assert min(calls) >= float(table[-1]) - 1e-9 and max(calls) <= float(table[0])

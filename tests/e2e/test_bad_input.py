@@ -322,8 +322,8 @@ CASES: dict[str, tuple[str, str]] = {
     "a torn configuration": ("train <torn.yaml> --out {out}", "is not valid YAML"),
     "wandb that is not there": (TRAIN + " log.wandb=project", "needs wandb, which is not installed"),
     "more sampling steps than were trained": (
-        "train quick/palette data.size=32 eval.steps=2000 data.images={data}/images data.maps={data}/maps --out {out}",
-        "2000 sampling steps are asked for",
+        "train quick/palette data.size=32 eval.steps=2001 data.images={data}/images data.maps={data}/maps --out {out}",
+        "2001 sampling steps are asked for",
     ),
     "an unknown sampler": (
         "train quick/palette validate.sampler=magic data.images={data}/images data.maps={data}/maps --out {out}",
@@ -348,6 +348,18 @@ CASES: dict[str, tuple[str, str]] = {
     "predict on an empty folder": ("predict {run} <empty> --out {out}", "holds no pictures"),
     "predict on a device": ("predict {run} /dev/null --out {out}", "/dev/null is neither a file nor a folder"),
     "predict into a file": ("predict {run} {data}/images --out <text.txt>", "is a file"),
+    "evaluations of what does not sample": (
+        "evaluate {run} --steps 5",
+        "eval.steps and its flag do not apply to unet, which does not sample",
+    ),
+    "samples of what does not sample": (
+        "predict {run} {data}/images --samples 2 --out {out}",
+        "eval.samples and its flag do not apply to unet",
+    ),
+    "a sampler of what does not sample": ("evaluate {run} eval.sampler=ddim", "do not apply to unet"),
+    "measuring what does not sample": ("bench sample {run}", "unet does not sample"),
+    "no samples": ("evaluate {run} --samples 0", "eval.samples"),
+    "no evaluations": ("evaluate {run} --steps none", "eval.steps"),
     "comparing what is no run": ("compare {data}", "is no run folder"),
     "comparing what was not scored": ("compare {other}", "memdist evaluate"),
     "fixations that are not there": (

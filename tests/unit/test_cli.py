@@ -19,8 +19,14 @@ from memdist.errors import CheckpointError, ConfigError
 COMMANDS = {
     "": {"--install-completion", "--show-completion"},
     "train": {"CONFIG", "KEY=VALUE", "--out", "--dry-run", "--extend"},
-    "evaluate": {"RUN", "KEY=VALUE", "--split", "--checkpoint", "--no-ema"},
-    "predict": {"RUN", "IMAGE_OR_FOLDER", "--out", "--checkpoint", "--no-ema"},
+    "evaluate": {
+        *("RUN", "KEY=VALUE", "--split", "--checkpoint", "--no-ema", "--sampler", "--steps", "--samples"),
+        *("--grid", "--study"),
+    },
+    "predict": {
+        *("RUN", "IMAGE_OR_FOLDER", "--out", "--checkpoint", "--no-ema", "--sampler", "--steps", "--samples"),
+        *("--each", "--shard", "--verify", "--grid"),
+    },
     "import": {"palette|pix2pix|memdist", "CHECKPOINT", "KEY=VALUE", "--out"},
     "export": {"RUN", "--out", "--checkpoint"},
     "compare": {"RUN", "--html"},
@@ -33,6 +39,7 @@ COMMANDS = {
     "doctor": set(),
     "bench": set(),
     "bench loop": {"CONFIG", "KEY=VALUE", "--steps"},
+    "bench sample": {"RUN", "KEY=VALUE", "--split", "--images"},
 }
 
 
@@ -191,6 +198,14 @@ def test_a_dry_run_only_describes(
         (["--split", "val", "--checkpoint", "last", "--no-ema"], ["val"], {"choice": "last", "ema": False}),
         (["--checkpoint", "1200"], ["test"], {"choice": "1200"}),
         (["device=cpu", "eval.steps=9"], ["test"], {"overrides": ["device=cpu", "eval.steps=9"]}),
+        (
+            ["eval.steps=9", "--sampler", "heun", "--steps", "7", "--samples", "3", "--grid"],
+            ["test"],
+            {
+                "overrides": ["eval.steps=9", "eval.sampler=heun", "eval.steps=7", "eval.samples=3"],
+                "grid": True,
+            },
+        ),
     ],
 )
 def test_evaluate(
@@ -198,8 +213,19 @@ def test_evaluate(
 ) -> None:
     evaluate = room("memdist.train.evaluate", "scores")
     assert run("evaluate", "runs/a", *arguments) == 0
-    expected = {"choice": "best", "ema": True, "overrides": [], **named}
+    expected = {"choice": "best", "ema": True, "overrides": [], "grid": False, **named}
     assert evaluate.calls == [("evaluate", (Path("runs/a"), splits), expected)]
+
+
+def test_a_study_is_asked_for_alone(room: Callable[..., Recorder], capsys: pytest.CaptureFixture[str]) -> None:
+    study = room("memdist.train.study", "table")
+    assert run("evaluate", "runs/a", "--study", "study.steps=[2]", "--checkpoint", "last") == 0
+    expected = {"choice": "last", "ema": True, "overrides": ["study.steps=[2]"]}
+    assert study.calls == [("study", (Path("runs/a"),), expected)]
+    for more in (["--split", "test"], ["--steps", "3"], ["--sampler", "ddim"], ["--samples", "2"], ["--grid"]):
+        assert run("evaluate", "runs/a", "--study", *more) == 2
+        assert "--study looks at val alone" in capsys.readouterr().err
+    assert len(study.calls) == 1
 
 
 def test_predict(
@@ -313,6 +339,18 @@ def test_models(room: Callable[..., Recorder], capsys: pytest.CaptureFixture[str
 def test_doctor_says_whether_something_has_to_be_mended(well: bool, room: Callable[..., Recorder]) -> None:
     room("memdist.doctor", ("report", well))
     assert run("doctor") == (0 if well else 1)
+
+
+def test_bench_sample(room: Callable[..., Recorder], capsys: pytest.CaptureFixture[str]) -> None:
+    sample = room("memdist.bench.sample")
+    assert run("bench", "sample", "runs/a") == 0
+    assert run("bench", "sample", "runs/a", "device=cpu", "--split", "val", "--images", "9") == 0
+    assert [call[2] for call in sample.calls] == [
+        {"split": "test", "images": None, "overrides": []},
+        {"split": "val", "images": 9, "overrides": ["device=cpu"]},
+    ]
+    assert run("bench", "sample", "runs/a", "--split", "all") == 2
+    assert "--split all cannot be measured" in capsys.readouterr().err
 
 
 def test_bench_loop(room: Callable[..., Recorder], resolved: list[tuple[str, Any]]) -> None:

@@ -151,7 +151,7 @@ def test_weights_say_checkpoint_average_sampler_and_state(tmp_path: Path) -> Non
     entry = _scores(0.07, choice="700", checkpoint=700, ema=True, sampling=sampling, seconds=48.0)
     state = {"state": "running", "epoch": 3.25}
     cells = _cells([_run(tmp_path / "a", scores={"test": entry, "val": entry, "train": entry}, state=state)])
-    assert cells["a"]["weights"] == "step 700 · EMA · ddim, 20 steps · running at epoch 3.25"
+    assert cells["a"]["weights"] == "step 700 · EMA · ddim, 20 evaluations · running at epoch 3.25"
     assert cells["a"]["sampling ms/picture"] == "12,000"
     failed = _run(tmp_path / "b", state={"state": "failed", "why": "the loss is not finite"})
     assert _cells([failed])["b"]["weights"].endswith("failed at epoch 20: the loss is not finite")

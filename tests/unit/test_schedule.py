@@ -100,7 +100,7 @@ def test_drawn_levels_depend_on_the_item_alone():
     assert torch.equal(schedule.draw(PALETTE, seeds)[3:], schedule.draw(PALETTE, seeds[3:]))
 
 
-@pytest.mark.parametrize("spacing", ["time", "snr"])
+@pytest.mark.parametrize("spacing", ["time", "snr", "karras"])
 @pytest.mark.parametrize("name", TABLES)
 @pytest.mark.parametrize("steps", [1, 2, 7, 20, 999, 1000])
 def test_levels_lie_within_what_was_trained(name, steps, spacing):
@@ -123,6 +123,29 @@ def test_levels_of_snr_are_even_in_its_logarithm():
     assert levels[-1] == PALETTE[0]
     gaps = torch.logit(levels).diff()
     torch.testing.assert_close(gaps, gaps.mean().expand(49), rtol=1e-6, atol=0)
+
+
+def test_levels_of_karras_are_even_in_the_seventh_root_of_sigma():
+    levels = schedule.levels(PALETTE, 50, "karras")[:-1]
+    assert levels[0] == PALETTE[-1] and levels[-1] == PALETTE[0]
+    gaps = ((1 - levels) / levels).sqrt().pow(1 / 7).diff()
+    torch.testing.assert_close(gaps, gaps.mean().expand(49), rtol=1e-6, atol=0)
+
+
+def test_karras_levels_are_those_of_the_paper():
+    # EDM, eq. 5, written out: sigma from the table's noisiest to its cleanest level.
+    levels = schedule.levels(PALETTE, 4, "karras")[:-1]
+    high, low = (math.sqrt(1 / float(gamma) - 1) for gamma in (PALETTE[-1], PALETTE[0]))
+    sigmas = [(high ** (1 / 7) + i / 3 * (low ** (1 / 7) - high ** (1 / 7))) ** 7 for i in range(4)]
+    expected = torch.tensor([1 / (1 + sigma**2) for sigma in sigmas], dtype=torch.float64)
+    torch.testing.assert_close(levels, expected, rtol=1e-9, atol=0)
+
+
+@pytest.mark.parametrize("spacing", ["snr", "karras"])
+def test_a_level_that_is_clean_already_is_no_level_to_begin_with(spacing):
+    table = torch.tensor([1.0, 1.0, 0.9, 0.5, 0.1], dtype=torch.float64)
+    levels = schedule.levels(table, 3, spacing)
+    assert levels.isfinite().all() and (levels.diff() > 0).all() and levels[2] == 0.9
 
 
 @pytest.mark.parametrize("steps", [0, 6])
