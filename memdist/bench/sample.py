@@ -37,7 +37,7 @@ def main(folder: Path, *, split: str, images: int | None, overrides: Sequence[st
     run = evaluate.settings_for_reading(folder, overrides)
     strategy = Single(device_of(run.device), mapper.precision_of(run))
     found = evaluate.opened(folder, run, strategy, choice="best", ema=True, overrides=overrides)
-    slowest, made = found.model.slowest(), Recipe.of(run.eval)
+    slowest, made = found.model.slowest(), Recipe.of(run.eval, found.model)
     if slowest is None:
         raise ConfigError(f"{run.model.name} does not sample: `bench sample` is for diffusion models")
     data = evaluate.pairs_of(folder, run, strategy)

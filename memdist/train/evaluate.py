@@ -68,7 +68,7 @@ def evaluate(
     strategy = strategy_.make(run)
     try:
         found = opened(folder, run, strategy, choice=choice, ema=ema, overrides=overrides)
-        made = Recipe.of(run.eval)
+        made = Recipe.of(run.eval, found.model)
         extractor = distribution.load(run.eval.fid_weights, strategy.device)
         fixations.check(run.data.fixations)
         strategy.first(lambda: _ready(folder))
@@ -116,7 +116,7 @@ def opened(
     step = strategy_.from_main(strategy, lambda: restore.chosen_step(folder, choice)) if strategy.world > 1 else None
     model = restore.model_of(run)
     recipe.refuse(model, overrides)
-    model.check(Recipe.of(run.eval).sampling)
+    model.check(Recipe.of(run.eval, model).sampling)
     return restore.restore(folder, choice, ema=ema, device=strategy.device, step=step)
 
 

@@ -29,8 +29,8 @@ class Recipe:
     """What is made of them, pixel by pixel: mean or median."""
 
     @classmethod
-    def of(cls, settings: Eval) -> Recipe:
-        """As the settings say."""
+    def of(cls, settings: Eval, model: Model) -> Recipe:
+        """As the settings say; a model that does not sample makes one map of a picture whatever they say."""
         sampling = Sampling(
             sampler=settings.sampler,
             steps=settings.steps,
@@ -38,7 +38,7 @@ class Recipe:
             spacing=settings.spacing,
             bound=settings.bound,
         )
-        return cls(sampling, settings.samples, settings.combine)
+        return cls(sampling, settings.samples if model.samples else 1, settings.combine)
 
     def once(self) -> Recipe:
         """The same with one sample."""

@@ -13,6 +13,7 @@ import pytest
 import typer.main
 
 from memdist import __version__, cli
+from memdist.cli import arguments
 from memdist.errors import CheckpointError, ConfigError
 
 # A new flag is a decision: it is written here, in the README and in the changelog. Settings are keys, not flags.
@@ -88,7 +89,7 @@ def resolved(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any]]:
         asked.append((config, overrides or []))
         return "RUN"
 
-    monkeypatch.setattr(cli, "_resolve", resolve)
+    monkeypatch.setattr(arguments, "resolve", resolve)
     return asked
 
 
@@ -420,7 +421,7 @@ def _raise(error: BaseException) -> Callable[..., None]:
 def test_several_mistakes_are_several_lines(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(cli, "_resolve", _raise(ConfigError("one\ntwo")))
+    monkeypatch.setattr(arguments, "resolve", _raise(ConfigError("one\ntwo")))
     assert run("train", "unet") == 2
     output = capsys.readouterr()
     assert (output.out, output.err) == ("", "memdist: one\nmemdist: two\n")
@@ -438,7 +439,7 @@ def test_one_rank_shows_and_each_says_what_is_wrong(
     room("memdist.doctor", ("report", True))
     assert run("doctor") == 0
     assert capsys.readouterr().out == ("report\n" if rank == "0" else "")
-    monkeypatch.setattr(cli, "_resolve", _raise(CheckpointError("one")))
+    monkeypatch.setattr(arguments, "resolve", _raise(CheckpointError("one")))
     assert run("train", "unet") == 2
     assert capsys.readouterr().err == says
 
@@ -446,13 +447,13 @@ def test_one_rank_shows_and_each_says_what_is_wrong(
 def test_an_interruption_shows_no_traceback(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(cli, "_resolve", _raise(KeyboardInterrupt()))
+    monkeypatch.setattr(arguments, "resolve", _raise(KeyboardInterrupt()))
     assert run("train", "unet") == 130
     assert "Traceback" not in capsys.readouterr().err
 
 
 def test_a_fault_of_memdist_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cli, "_resolve", _raise(ZeroDivisionError()))
+    monkeypatch.setattr(arguments, "resolve", _raise(ZeroDivisionError()))
     with pytest.raises(ZeroDivisionError):
         cli.main(["train", "unet"])
 

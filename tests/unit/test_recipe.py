@@ -33,9 +33,10 @@ def test_a_recipe_is_what_the_settings_say(tmp_path: Path) -> None:
         tmp_path,
         **{"eval.sampler": "dpmpp_3m_sde", "eval.eta": 0.5, "eval.spacing": "karras", "eval.samples": 4},
     )
-    made = Recipe.of(run.eval)
+    made = Recipe.of(run.eval, restore.model_of(run))
     expected = Sampling(sampler="dpmpp_3m_sde", steps=3, eta=0.5, spacing="karras", bound="clamp")
     assert (made.sampling, made.samples, made.combine) == (expected, 4, "mean")
+    assert Recipe.of(run.eval, _model("unet", tmp_path)).samples == 1
     assert made.once().samples == 1 and made.once().sampling == expected
 
 

@@ -8,81 +8,37 @@ Everything is imported inside the functions that use it, so that `memdist --help
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Sequence
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from memdist import output
+from memdist.cli import arguments, groups
+from memdist.cli.arguments import (
+    Choice,
+    Config,
+    NoEma,
+    Overrides,
+    RunFolder,
+    RuntimeOverrides,
+    Sampler,
+    Samples,
+    Split,
+    Steps,
+)
 from memdist.errors import ConfigError, MemdistError
 
-# Plain help text: drawing boxes round it would cost a third of the time in which --help must answer.
-_PLAIN: dict[str, Any] = {"no_args_is_help": True, "rich_markup_mode": None}
-
-_SETTING = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*=")
-
 app = typer.Typer(
-    help="Train, score and compare conditional image-to-image models.", pretty_exceptions_enable=False, **_PLAIN
+    help="Train, score and compare conditional image-to-image models.",
+    pretty_exceptions_enable=False,
+    **arguments.PLAIN,
 )
-data = typer.Typer(help="Make example data; check pictures; decode them ahead of training.", **_PLAIN)
-models = typer.Typer(help="What can be trained, where, and with which settings.", rich_markup_mode=None)
-bench = typer.Typer(help="Measure speed.", **_PLAIN)
-app.add_typer(data, name="data")
-app.add_typer(models, name="models")
-app.add_typer(bench, name="bench")
-
-
-class Split(StrEnum):
-    """What `evaluate --split` takes."""
-
-    train = "train"
-    val = "val"
-    test = "test"
-    all = "all"
-
-
-def _choice(value: str) -> str:
-    if value not in ("best", "last") and not (value.isascii() and value.isdigit()):
-        raise ConfigError(f"--checkpoint {value!r} cannot be: it should be best, last or the number of a step")
-    return value
-
-
-Config = Annotated[
-    str,
-    typer.Argument(metavar="CONFIG", help="A YAML file, or the name of a shipped configuration (unet, quick/unet)."),
-]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Argument(
-        metavar="KEY=VALUE", help="Settings over those of CONFIG: optim.generator.lr=1e-4", show_default=False
-    ),
-]
-RuntimeOverrides = Annotated[
-    list[str] | None,
-    typer.Argument(
-        metavar="KEY=VALUE", help="Runtime settings for this time: device=cpu, eval.steps=100", show_default=False
-    ),
-]
-RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder that `memdist train` made.")]
-Choice = Annotated[
-    str, typer.Option("--checkpoint", metavar="best|last|STEP", help="Which weights of the run.", callback=_choice)
-]
-Sampler = Annotated[
-    str | None, typer.Option(metavar="NAME", help="Sampler of a diffusion model, as eval.sampler.", show_default=False)
-]
-Steps = Annotated[
-    str | None,
-    typer.Option(metavar="N", help="Network evaluations of a map at most, as eval.steps.", show_default=False),
-]
-Samples = Annotated[
-    str | None,
-    typer.Option(metavar="K", help="Maps sampled for a picture, as eval.samples.", show_default=False),
-]
-NoEma = Annotated[bool, typer.Option("--no-ema", help="Take the trained weights, not their moving average.")]
+app.add_typer(groups.data, name="data")
+app.add_typer(groups.models, name="models")
+app.add_typer(groups.bench, name="bench")
 
 
 @app.command()
@@ -104,7 +60,7 @@ def train(
     ] = False,
 ) -> None:
     """Train a model, or take a stopped run up again. Exit code 75: stopped; the same command resumes."""
-    run = _resolve(config, overrides)
+    run = arguments.resolve(config, overrides)
     if out is None:
         from memdist.train import start
 
@@ -140,7 +96,7 @@ def evaluate(
     ] = False,
 ) -> None:
     """Score a run's predictions beside those of the trivial predictors."""
-    given = [*(overrides or []), *_sampling(sampler, steps, samples)]
+    given = [*(overrides or []), *arguments.sampling(sampler, steps, samples)]
     how: dict[str, Any] = {"choice": checkpoint, "ema": not no_ema, "overrides": given}
     if study:
         if split is not None or grid or sampler or steps or samples:
@@ -189,7 +145,7 @@ def predict(
 ) -> None:
     """Predict the maps of pictures; run again, go on. Exit code 1: pictures could not be read, or --verify found something."""
     # A picture may be named a=b.png; what is no file and looks like a setting is one.
-    overrides = [text for text in inputs if _SETTING.match(text) and not Path(text).exists()]
+    overrides = [text for text in inputs if arguments.SETTING.match(text) and not Path(text).exists()]
     paths = [Path(text) for text in inputs if text not in overrides]
     if not paths:
         raise ConfigError(f"there are only settings ({', '.join(overrides)}) and no pictures: name pictures or folders")
@@ -201,7 +157,7 @@ def predict(
         out,
         choice=checkpoint,
         ema=not no_ema,
-        overrides=[*overrides, *_sampling(sampler, steps, samples)],
+        overrides=[*overrides, *arguments.sampling(sampler, steps, samples)],
         each=each,
         shard=shard,
         verify=verify,
@@ -259,66 +215,6 @@ def compare(
         output.show(f"page: {html}")
 
 
-@data.command("make")
-def data_make(
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for DIR/images and DIR/maps.")],
-    pairs: Annotated[int, typer.Option(help="Pairs of picture and map.")] = 1600,
-    size: Annotated[int, typer.Option(help="Height and width in pixels.")] = 128,
-    seed: Annotated[int, typer.Option(help="Other seeds give other pictures.")] = 0,
-) -> None:
-    """Make example data: scenes of textured objects, and maps of what stands out in them."""
-    from memdist.data import example
-
-    example.make(out, pairs, size, seed)
-    output.show(f"{pairs} pairs in {out}")
-
-
-@data.command("cache")
-def data_cache(config: Config, overrides: Overrides = None) -> None:
-    """Decode a configuration's pictures now rather than when training starts."""
-    run = _resolve(config, overrides)
-    from memdist.train import dataset
-
-    output.show(dataset.cache(run))
-
-
-@data.command("check")
-def data_check(
-    config: Config,
-    overrides: Overrides = None,
-    group_duplicates: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Write groups of near duplicates there, for data.groups=FILE."),
-    ] = None,
-) -> None:
-    """Look at every picture and map before anything trains. Exit code 1: something was found."""
-    run = _resolve(config, overrides)
-    from memdist.train import survey
-
-    report = survey.survey(run, group_duplicates)
-    output.show(report)
-    raise typer.Exit(0 if report.clean else 1)
-
-
-@models.callback(invoke_without_command=True)
-def models_list(context: typer.Context) -> None:
-    """List what can be trained, where, and with which settings."""
-    if context.invoked_subcommand is None:
-        from memdist import models as registry
-
-        output.show(registry.listing())
-
-
-@models.command("show")
-def models_show(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="A model of `memdist models`, or a shipped CONFIG.")],
-) -> None:
-    """Print every setting of a model as YAML that is a valid CONFIG: `memdist models show palette > my.yaml`."""
-    from memdist import models as registry
-
-    output.show(registry.show(name).rstrip("\n"))
-
-
 @app.command()
 def doctor() -> None:
     """Say what works on this machine, what will not, and why. Exit code 1: something has to be mended."""
@@ -329,46 +225,11 @@ def doctor() -> None:
     raise typer.Exit(0 if well else 1)
 
 
-@bench.command("loop")
-def bench_loop(
-    config: Config = "quick/unet",
-    overrides: Overrides = None,
-    steps: Annotated[int, typer.Option(min=1, help="Steps of each of the two that are measured.")] = 200,
-) -> None:
-    """Measure the training loop against a bare loop, written by hand, on the same network, batch and optimiser."""
-    run = _resolve(config, overrides)
-    from memdist.bench import loop
-
-    loop.main(run, steps=steps)
-
-
-@bench.command("sample")
-def bench_sample(
-    run: RunFolder,
-    overrides: RuntimeOverrides = None,
-    split: Annotated[Split, typer.Option(help="The pictures that are sampled.")] = Split.test,
-    images: Annotated[
-        int | None, typer.Option(min=1, help="So many of them; default: all.", show_default=False)
-    ] = None,
-) -> None:
-    """Measure how a diffusion model's run samples against the plain loop over all trained steps: speed and L1."""
-    if split is Split.all:
-        raise ConfigError("--split all cannot be measured: it should be train, val or test")
-    from memdist.bench import sample
-
-    sample.main(run, split=split.value, images=images, overrides=overrides or [])
-
-
-@bench.callback()
-def _bench() -> None:
-    """Measure speed."""
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command with `arguments` (default: the process's own) and leave with its exit code."""
+def main(words: Sequence[str] | None = None) -> None:
+    """Run the command with `words` (default: the process's own) and leave with its exit code."""
     try:
         try:
-            app(args=arguments, prog_name="memdist")
+            app(args=words, prog_name="memdist")
         except SystemExit:
             if sys.stdout is not None:
                 sys.stdout.flush()  # what was printed last may find no room, which else shows when nobody can answer
@@ -379,16 +240,3 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
-
-
-def _sampling(sampler: str | None, steps: str | None, samples: str | None) -> list[str]:
-    """Flags as the settings that they stand for."""
-    flags = {"sampler": sampler, "steps": steps, "samples": samples}
-    return [f"eval.{key}={value}" for key, value in flags.items() if value is not None]
-
-
-def _resolve(config: str, overrides: Sequence[str] | None) -> Any:
-    from memdist import config as settings
-    from memdist import models as registry
-
-    return registry.resolve(settings.read(settings.find(config), overrides or []))
