@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
+from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
 
 from memdist import draws
 from memdist.diffusion import schedule
@@ -139,6 +140,14 @@ def test_karras_levels_are_those_of_the_paper():
     sigmas = [(high ** (1 / 7) + i / 3 * (low ** (1 / 7) - high ** (1 / 7))) ** 7 for i in range(4)]
     expected = torch.tensor([1 / (1 + sigma**2) for sigma in sigmas], dtype=torch.float64)
     torch.testing.assert_close(levels, expected, rtol=1e-9, atol=0)
+
+
+@pytest.mark.parametrize("steps", [2, 10, 50])
+def test_karras_levels_are_those_of_diffusers(steps):
+    sigma = (1 / PALETTE - 1).sqrt().flip(0)  # noisiest first, as theirs
+    theirs = DPMSolverMultistepScheduler(use_karras_sigmas=True)._convert_to_karras(sigma.numpy(), steps)
+    ours = (1 / schedule.levels(PALETTE, steps, "karras")[:-1] - 1).sqrt()
+    torch.testing.assert_close(ours, torch.as_tensor(theirs, dtype=torch.float64), rtol=1e-6, atol=0)
 
 
 @pytest.mark.parametrize("spacing", ["snr", "karras"])
