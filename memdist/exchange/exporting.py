@@ -11,7 +11,7 @@ from memdist import config, metrics, models, rundir
 from memdist.data import split as split_
 from memdist.errors import CheckpointError
 from memdist.exchange import bundle
-from memdist.train import checkpoint, restore
+from memdist.train import checkpoint, evaluate, restore
 
 
 def export(folder: Path, out: Path, *, choice: str = "best") -> list[str]:
@@ -32,7 +32,8 @@ def export(folder: Path, out: Path, *, choice: str = "best") -> list[str]:
     model = averages if kept else {k: v for k, v in nets.items() if k.startswith(tuple(predicting))}
     training = {k: v for k, v in nets.items() if kept or k not in model}
     bundle.sorted_out(run, model, training)
-    portable = bundle.portable(run)
+    # What a study has found goes along as the settings of the run.
+    portable = bundle.portable(run.model_copy(update={"eval": evaluate.settings_for_reading(folder, []).eval}))
     text = card(folder, portable, step, choice)
     state = rundir.read_json(folder / rundir.STATE)
     metadata = {"format": "pt", "model": run.model.name, "step": str(step), "averaged": str(kept).lower()}

@@ -187,6 +187,8 @@ def find_batch(measure: Callable[[int], float], most: int, device: torch.device)
         try:
             each = measure(size) / size
         except torch.OutOfMemoryError:
+            if device.type == "cuda":
+                torch.cuda.empty_cache()
             return best, True
         if each < (1 - GAIN) * cost:
             best, cost, idle = size, each, 0

@@ -198,6 +198,16 @@ def test_a_torn_copy_is_named(name: str, how: str, trained: dict[str, Path], tmp
     assert not (tmp_path / "back").exists()
 
 
+def test_what_a_study_found_goes_along(trained: dict[str, Path], tmp_path: Path) -> None:
+    run_folder = tmp_path / "run"
+    shutil.copytree(trained["palette"], run_folder)
+    found = {"sampler": "unipc", "steps": 7, "eta": None, "spacing": "snr", "bound": "clamp", "samples": 3}
+    rundir.write_json(run_folder / rundir.STUDY, {"chosen": {**found, "combine": "median"}})
+    assert run("export", run_folder, "--out", tmp_path / "out") == 0
+    settings = config.read(tmp_path / "out" / rundir.CONFIG)["eval"]
+    assert {key: settings[key] for key in found} == found and settings["combine"] == "median"
+
+
 def test_the_card_may_be_edited(trained: dict[str, Path], tmp_path: Path) -> None:
     exporting.export(trained["unet"], tmp_path / "out")
     (tmp_path / "out" / bundle.CARD).write_text("mine")
