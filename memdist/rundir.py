@@ -31,6 +31,8 @@ STATE = "state.json"
 SCORES = "scores.json"
 SCORES_CSV = "scores.csv"
 STUDY = "study.json"
+STUDY_CSV = "study.csv"
+STUDY_FIGURE = "study.svg"
 BATCHES = "batches.json"
 CHECKPOINTS = "checkpoints"
 SAMPLES = "samples"
@@ -48,7 +50,6 @@ _REMEDIES = {
 }
 
 _TEMPORARY = re.compile(r"\.([0-9a-f]{8})-(\d+)-(\d+)-[0-9a-f]{8}\.tmp$")
-
 
 _LONGEST_NAME = 200
 """Bytes of a name that `file_name` gives; what stands before and after it must fit into the usual 255."""

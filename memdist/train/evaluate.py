@@ -22,7 +22,7 @@ from memdist.data import split as split_
 from memdist.data.pairs import View
 from memdist.distributed import strategy as strategy_
 from memdist.errors import CheckpointError, ConfigError
-from memdist.model import Pair
+from memdist.model import Pair, Sampling
 from memdist.train import (
     dataset,
     distribution,
@@ -91,11 +91,14 @@ def evaluate(
         strategy.close()
 
 
-def settings_for_reading(folder: Path, overrides: Sequence[str]) -> Any:
-    """Settings of a run folder with runtime overrides; the device is chosen anew, as a run may be read elsewhere."""
+def settings_for_reading(folder: Path, overrides: Sequence[str], *, studied: bool = True) -> Any:
+    """Settings of a run folder with runtime overrides; the device is chosen anew, as a run may be read elsewhere.
+
+    What a study has found is the default, unless `studied` is False.
+    """
     trained = restore.settings(folder)
     plain = config.plain(trained)
-    known = {**plain, "device": "auto", "eval": {**plain["eval"], **recipe.studied(folder)}}
+    known = {**plain, "device": "auto", "eval": {**plain["eval"], **(recipe.studied(folder) if studied else {})}}
     raw = config.override(known, overrides)
     run = models.resolve(raw)
     then, now = config.identity(trained), config.identity(run)
@@ -109,14 +112,22 @@ def settings_for_reading(folder: Path, overrides: Sequence[str]) -> Any:
 
 
 def opened(
-    folder: Path, run: Any, strategy: strategy_.Strategy, *, choice: str, ema: bool, overrides: Sequence[str]
+    folder: Path,
+    run: Any,
+    strategy: strategy_.Strategy,
+    *,
+    choice: str,
+    ema: bool,
+    overrides: Sequence[str],
+    samplings: Sequence[Sampling] = (),
 ) -> restore.Restored:
-    """The networks of a run, once it is known that it can be sampled so."""
+    """The networks of a run, once it is known that it can be sampled so: as its settings say, or in all of `samplings`."""
     # Chosen once for all ranks: the run may be training meanwhile.
     step = strategy_.from_main(strategy, lambda: restore.chosen_step(folder, choice)) if strategy.world > 1 else None
     model = restore.model_of(run)
     recipe.refuse(model, overrides)
-    model.check(Recipe.of(run.eval, model).sampling)
+    for sampling in samplings or [Recipe.of(run.eval, model).sampling]:
+        model.check(sampling)
     return restore.restore(folder, choice, ema=ema, device=strategy.device, step=step)
 
 
@@ -152,9 +163,11 @@ def truths(run: Any, data: dataset.Dataset, rows: Rows, strategy: strategy_.Stra
 class Sampled:
     """Predictors that share the samples of a batch: what is made of k of them, and the first alone."""
 
-    def __init__(self, ours: mapper.Mapper, pixels: cache_.Pixels, seed: int, samples: int) -> None:
-        """Sample so many maps of each picture, by the run's seed."""
-        self.mapper, self.samples = ours, samples
+    def __init__(
+        self, ours: mapper.Mapper, pixels: cache_.Pixels, seed: int, samples: int, sampling: Sampling | None = None
+    ) -> None:
+        """Sample so many maps of each picture, by the run's seed; in another way than the mapper's recipe where one is given."""
+        self.mapper, self.samples, self.sampling = ours, samples, sampling
         self.seconds = 0.0
         """Spent in sampling so far."""
         self.drawn = torch.empty(0)
@@ -169,7 +182,7 @@ class Sampled:
         hashes = [self._pixels.image_hashes[row] for row in rows]
         seeds = mapper.seeds(self._seed, hashes, self.samples, pair.image.device)
         before = time.perf_counter()
-        self.drawn = self.mapper.sample(pair.image, seeds)
+        self.drawn = self.mapper.sample(pair.image, seeds, self.sampling)
         if self.drawn.device.type == "cuda":
             torch.cuda.synchronize(self.drawn.device)
         self.seconds += time.perf_counter() - before
