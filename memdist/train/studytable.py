@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -176,7 +177,8 @@ def sentences(study: Study, command: str) -> list[str]:
     share = "" if reference.l1 == 0 else f" ({chosen.l1 / reference.l1:.4f} of it)"
     found = [
         "* no worse than "
-        f"{1 + study.tolerance:g} of the L1 of the reference; the best by L1 of several samples stands beside one",
+        f"{1 + study.tolerance:g} of the L1 of the reference; the best by L1 of several samples stands beside one; seconds are "
+        "those of sampling all the pictures, of K samples the share of k where k are taken",
     ]
     if chosen == reference:
         found.append(f"Nothing cheaper is as good as the reference, {chosen.said()}, which is this run's default now.")
@@ -210,6 +212,11 @@ def written(setting: Setting) -> dict[str, Any]:
 
 
 def read(sampling: Sampling, record: Mapping[str, Any]) -> Setting:
-    """What `written` gave."""
-    rest = {key: record[key] for key in ("evaluations", "l1", "cc", "seconds")}
-    return Setting(Recipe(sampling, record["samples"], record["combine"]), **rest)
+    """What `written` gave; a KeyError or a TypeError for what it never gives."""
+    counts, seconds = [record[key] for key in ("samples", "evaluations")], record["seconds"]
+    figures = [seconds, *(record[key] for key in ("l1", "cc") if record[key] is not None)]
+    numbers = all(type(one) in (int, float) and math.isfinite(one) for one in figures) and seconds >= 0
+    if not numbers or any(type(one) is not int or one < 1 for one in counts):
+        raise TypeError("a figure is no number")
+    made = Recipe(sampling, record["samples"], str(record["combine"]))
+    return Setting(made, record["evaluations"], record["l1"], record["cc"], seconds)

@@ -80,6 +80,21 @@ def test_a_setting_is_kept_as_it_was() -> None:
     assert studytable.read(one.recipe.sampling, studytable.written(one)) == one
 
 
+@pytest.mark.parametrize("key", ["samples", "combine", "evaluations", "l1", "cc", "seconds"])
+def test_what_was_never_kept_is_not_read(key: str) -> None:
+    one = setting("ddim", 4, 0.1)
+    whole = studytable.written(one)
+    wrong = [{k: v for k, v in whole.items() if k != key}]
+    if key != "combine":
+        odd: list[Any] = ["0.1", [], math.nan, True]
+        wrong += [{**whole, key: value} for value in odd]
+    if key in ("samples", "evaluations"):
+        wrong += [{**whole, key: value} for value in (0, 1.5, None)]
+    for record in wrong:
+        with pytest.raises((KeyError, TypeError)):
+            studytable.read(one.recipe.sampling, record)
+
+
 def test_the_file_has_every_setting() -> None:
     found = made([setting("ddim", 2, None), setting("ddim", 4, 0.1, k=4), setting("ddim", 8, 0.1)])
     lines = list(csv.DictReader(studytable.text(found).splitlines()))
