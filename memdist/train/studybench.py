@@ -18,11 +18,11 @@ import torch
 
 import memdist
 from memdist import locks, metrics, rundir
+from memdist.config import words as words_
 from memdist.distributed import strategy as strategy_
 from memdist.errors import CheckpointError
 from memdist.model import Sampling
 from memdist.train import evaluate, mapper, restore, score, studytable
-from memdist.train import recipe as recipe_
 from memdist.train.recipe import Recipe
 from memdist.train.score import Rows
 from memdist.train.studytable import Setting
@@ -86,7 +86,7 @@ class Bench:
         whole = self._evaluations(missing)
         for number, (sampling, several) in enumerate(missing.items()):
             each = self.found.model.evaluations(sampling)
-            words = recipe_.said({"sampler": sampling.sampler, "evaluations": each, "spacing": sampling.spacing})
+            words = words_.sampling({"sampler": sampling.sampler, "evaluations": each, "spacing": sampling.spacing})
             clock = (whole - done) * batches * pace + (len(missing) - number) * beside
             self._say(
                 f"study: {number + 1} of {len(missing)}: {words}, {several[-1]} of each of {len(self.rows)} pictures; "

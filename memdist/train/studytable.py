@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from memdist.config import words as words_
 from memdist.errors import CheckpointError
 from memdist.model import Sampling
 from memdist.train import recipe as recipe_
@@ -65,7 +66,7 @@ class Setting:
 
     def said(self) -> str:
         """Its recipe in words."""
-        return recipe_.said({**self.default(), "evaluations": self.cost})
+        return words_.sampling({**self.default(), "evaluations": self.cost})
 
 
 @dataclass(frozen=True)
