@@ -35,6 +35,8 @@ LARGEST_BATCH = 512
 """Maps at once, at most, where the batch is found by trying."""
 GAIN = 0.03
 """Share of the time of a map that twice the batch must save to be worth it."""
+PATIENCE = 3
+"""Doublings in a row that do not pay, after which the search ends."""
 COMPILE_PAYS = 600.0
 """Seconds of eager sampling from which compiling the network, a minute or two, is worth it."""
 
@@ -178,8 +180,8 @@ def _batch(folder: Path, trial: Mapper, maps: int) -> int:
 def find_batch(measure: Callable[[int], float], most: int, device: torch.device) -> tuple[int, bool]:
     """Largest batch up to `most` that still makes a map cheaper, and whether it was found rather than `most` reached.
 
-    `measure` gives seconds of a batch, or raises torch.OutOfMemoryError. A doubling that does not pay is followed by one
-    more, as a noisy machine may hide a gain once.
+    `measure` gives seconds of a batch, or raises torch.OutOfMemoryError. Doublings that do not pay are followed by more, as a
+    busy machine may hide what they gain.
     """
     best, cost, idle, size = 1, math.inf, 0, 1
     while size <= most:
@@ -195,14 +197,14 @@ def find_batch(measure: Callable[[int], float], most: int, device: torch.device)
         else:
             idle += 1
         # On a CPU nothing is refused: the system would end the process.
-        if idle == 2 or (device.type == "cpu" and 4 * (_resident() - before) > loader.free_memory(device)):
+        if idle == PATIENCE or (device.type == "cpu" and 4 * (_resident() - before) > loader.free_memory(device)):
             return best, True
         size *= 2
     return best, most == LARGEST_BATCH
 
 
 def seconds(trial: Mapper, batch: int) -> float:
-    """Seconds of one network evaluation of a batch, the better of two after one that warms up."""
+    """Seconds of one network evaluation of a batch: the best of a few after one that warms up, as others slow it at times."""
     found, device = trial.found, trial.device
     task = found.model.task
     image = torch.zeros(1, task.image_channels, task.size, task.size, device=device).expand(batch, -1, -1, -1)
@@ -210,7 +212,7 @@ def seconds(trial: Mapper, batch: int) -> float:
     former, trial.batch = trial.batch, batch
     taken: list[float] = []
     try:
-        for _ in range(3):
+        while len(taken) < 3 or (len(taken) < 8 and sum(taken[1:]) < 0.5):
             before = time.perf_counter()
             trial.sample(image, keys, Sampling(sampler="ddim", steps=1))
             if device.type == "cuda":

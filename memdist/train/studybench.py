@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 import memdist
-from memdist import locks, metrics, rundir
+from memdist import locks, rundir
 from memdist.config import words as words_
 from memdist.distributed import strategy as strategy_
 from memdist.errors import CheckpointError
@@ -25,18 +25,14 @@ from memdist.model import Sampling
 from memdist.train import evaluate, mapper, restore, score, studytable
 from memdist.train.recipe import Recipe
 from memdist.train.score import Rows
+from memdist.train.studybegun import Begun, Key, recipes
 from memdist.train.studytable import Setting
 
 Plan = dict[Sampling, tuple[int, ...]]
 """How many maps are sampled of a picture (k, ascending), by sampling; the cheapest first."""
 
-Key = tuple[Sampling, str]
-"""A sampling and the arithmetic in which it was measured."""
-
-
-def recipes(sampling: Sampling, several: Sequence[int]) -> list[Recipe]:
-    """What is made of the samples of one sampling; the median of two is their mean."""
-    return [Recipe(sampling, k, how) for k in several for how in ("mean", "median") if how == "mean" or k > 2]
+KEPT = 600.0
+"""Seconds of sampling after which what is there is kept."""
 
 
 def has_bf16(device: torch.device) -> bool:
@@ -58,7 +54,9 @@ class Bench:
 
     def __post_init__(self) -> None:
         self.circumstances = self._circumstances()
-        self.measured = _parsed(self.folder, _from_main(self.strategy, self._kept), self.circumstances)
+        kept = _from_main(self.strategy, self._kept)
+        self.measured = _parsed(self.folder, kept, self.circumstances)
+        self._begun = Begun.read(kept.get("begun")) if kept.get("circumstances") == self.circumstances else None
         # Asked before hours are spent: whether anything can be written there.
         self.strategy.first(self._keep)
         self._mapper: mapper.Mapper | None = None
@@ -93,7 +91,8 @@ class Bench:
                 f"about {datetime.timedelta(seconds=round(clock))} left"
             )
             before = time.perf_counter()
-            self.measured[sampling, precision] = figures = self._try(ours, sampling, several)
+            self.measured[sampling, precision] = figures = self._try(ours, (sampling, precision), several, pace)
+            self._begun = None
             self.strategy.first(self._keep)
             # What sampling takes grows with the evaluations, the scores take as long each time.
             spent, done = spent + figures[-1].seconds, done + several[-1] * each
@@ -111,8 +110,9 @@ class Bench:
             self._say(f"study: {chosen.said()} in bf16")
             # The networks are the same ones: where they are compiled, they stay so.
             ours = mapper.Mapper(self.found, chosen.recipe, device, "bf16", self._ours().batch)
-            mapper.seconds(ours, ours.batch)
-            self.measured[sampling, "bf16"] = self._try(ours, sampling, several)
+            pace = mapper.seconds(ours, ours.batch)
+            self.measured[sampling, "bf16"] = self._try(ours, (sampling, "bf16"), several, pace)
+            self._begun = None
             self.strategy.first(self._keep)
         one = next(s for s in self.measured[sampling, "bf16"] if s.recipe == chosen.recipe)
         if one.l1 is None or one.seconds >= chosen.seconds:
@@ -126,29 +126,35 @@ class Bench:
             rundir.write_text(self.folder / rundir.STUDY_FIGURE, figure)
             rundir.write_json(self.folder / rundir.STUDY, {**record, "measured": self._merged()})
 
-    def _try(self, ours: mapper.Mapper, sampling: Sampling, several: Sequence[int]) -> list[Setting]:
-        """Figures of what is made of k samples, each k the first of the same ones."""
-        pixels, most = self.data.pixels, max(several)
-        sampled = evaluate.Sampled(ours, pixels, self.run.seed, most, sampling)
-        made = recipes(sampling, several)
-        values = score.measure(
-            {str(at): sampled.combined(one.samples, one.combine) for at, one in enumerate(made)},
-            pixels,
-            self.rows,
-            self.strategy,
-            seed=self.run.seed,
-            batch=ours.batch,
-            truth=self._truths(),
-        )
-        # Every rank takes its share: the slowest one's time counts. Batches are full, so that a sample costs as another.
-        mine = torch.tensor([sampled.seconds], device=self.strategy.device)
-        seconds = float(self.strategy.gather(mine).max()) / most
-        found: list[Setting] = []
-        for at, one in enumerate(made):
-            l1, cc = (metrics.summarise(values[str(at)][name]) for name in ("l1", "cc"))
-            each = self.found.model.evaluations(sampling)
-            found.append(Setting(one, each, None if l1.undefined else l1.mean, cc.mean, one.samples * seconds))
-        return found
+    def _try(self, ours: mapper.Mapper, key: Key, several: Sequence[int], pace: float) -> list[Setting]:
+        """Figures of what is made of k samples, each k the first of the same ones; `pace`: seconds of an evaluation.
+
+        What takes longer than KEPT seconds is kept in parts, so that a study that is killed loses no more.
+        """
+        sampling, made = key[0], recipes(key[0], several)
+        each = self.found.model.evaluations(sampling)
+        begun = self._begun if self._begun is not None and self._begun.fits(key, made) else Begun(key, made)
+        batches = strategy_.from_main(self.strategy, lambda: max(1, int(KEPT / (pace * several[-1] * each))))
+        part = ours.batch * self.strategy.world * batches
+        while begun.count < len(self.rows):
+            rows = self.rows[begun.count : begun.count + part]
+            sampled = evaluate.Sampled(ours, self.data.pixels, self.run.seed, several[-1], sampling)
+            values = score.measure(
+                {str(at): sampled.combined(one.samples, one.combine) for at, one in enumerate(made)},
+                self.data.pixels,
+                rows,
+                self.strategy,
+                seed=self.run.seed,
+                batch=ours.batch,
+                truth=self._truths(),
+            )
+            # Every rank takes its share: the slowest one's time counts. Batches are full, so that a sample costs as another.
+            mine = torch.tensor([sampled.seconds], device=self.strategy.device)
+            begun.add(values, float(self.strategy.gather(mine).max()))
+            if begun.count < len(self.rows):
+                self._begun = begun
+                self.strategy.first(self._keep)
+        return begun.settings(each)
 
     def _ours(self) -> mapper.Mapper:
         """Prepared for the whole study, also where a part of it is left: the seconds have to be of one kind."""
@@ -217,7 +223,8 @@ class Bench:
             for (s, p), found in both.items()
         ]
         groups.sort(key=lambda group: json.dumps([group["precision"], group["sampling"]]))
-        return {"circumstances": self.circumstances, "groups": groups}
+        begun = {"begun": self._begun.record()} if self._begun is not None else {}
+        return {"circumstances": self.circumstances, "groups": groups, **begun}
 
     def _say(self, sentence: str) -> None:
         if self.strategy.main:

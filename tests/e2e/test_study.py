@@ -206,6 +206,37 @@ def test_what_was_killed_goes_on(
     assert records[0] == records[1]
 
 
+def test_what_takes_long_is_kept_in_parts(
+    trained: Path, studied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(studybench, "KEPT", 0.0)
+    how = [*HOW[:-1], "eval.batch=2"]
+    shutil.copytree(trained, tmp_path / "run")
+    measure, seen, enough = score.measure, list[int](), [5]
+
+    def counted(predictors: Any, pixels: Any, rows: Any, *args: Any, **more: Any) -> Any:
+        if len(seen) == enough[0]:
+            raise Killed
+        seen.append(len(rows))
+        return measure(predictors, pixels, rows, *args, **more)
+
+    monkeypatch.setattr(score, "measure", counted)
+    # Six pictures, two at a time: the second sampling is cut off before its last two.
+    with pytest.raises(Killed):
+        study.study(tmp_path / "run", overrides=how)
+    assert seen == [2, 2, 2, 2, 2]
+    kept = rundir.read_json(tmp_path / "run" / rundir.STUDY)["measured"]
+    assert len(kept["groups"]) == 1 and len(kept["begun"]["l1"][0]) == 4
+    enough[0] = 100
+    study.study(tmp_path / "run", overrides=how)
+    assert len(seen) == 5 * 3
+    assert "begun" not in rundir.read_json(tmp_path / "run" / rundir.STUDY)["measured"]
+    ours, theirs = figures(tmp_path / "run"), figures(studied)
+    assert ours.keys() == theirs.keys()
+    for key, line in ours.items():
+        assert float(line["l1"]) == pytest.approx(float(theirs[key]["l1"]), rel=1e-4)  # of other batches
+
+
 def test_only_val_is_looked_at(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(trained, tmp_path / "run")
     seen: set[int] = set()

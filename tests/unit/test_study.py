@@ -12,7 +12,7 @@ from rich.console import Console
 from memdist import config, models
 from memdist.errors import CheckpointError, ConfigError
 from memdist.model import Sampling
-from memdist.train import recipe, restore, study, studybench, studyfigure, studytable
+from memdist.train import recipe, restore, study, studybegun, studybench, studyfigure, studytable
 from memdist.train.recipe import Recipe
 from memdist.train.studytable import Setting, Study
 
@@ -151,7 +151,7 @@ def test_an_axis_holds_its_values(values: list[float]) -> None:
 
 
 def test_what_several_samples_make() -> None:
-    found = studybench.recipes(REFERENCE, (1, 2, 4))
+    found = studybegun.recipes(REFERENCE, (1, 2, 4))
     # The median of two is their mean.
     assert [(one.samples, one.combine) for one in found] == [(1, "mean"), (2, "mean"), (4, "mean"), (4, "median")]
 
