@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import math
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from memdist.data import area, stored
+from memdist.data import area, quiet, stored
 from memdist.errors import DataError
 
 if TYPE_CHECKING:
@@ -181,9 +180,7 @@ def _naming(path: Path) -> Iterator[None]:
     from PIL import Image, UnidentifiedImageError
 
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # remarks on odd metadata are nothing that a person can act upon
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
+        with quiet.quiet():
             yield
     except FileNotFoundError as error:
         raise DataError(f"{path} is not there any more: restore it, or run again without it") from error

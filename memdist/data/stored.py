@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import io
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
+
+from memdist.data import quiet
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -84,8 +85,7 @@ def _unread_tiff(file: BinaryIO) -> str | None:
     head = file.read(8)
     if head[:4] not in (b"II*\0", b"MM\0*"):
         return None
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with quiet.quiet():
         tags = ImageFileDirectory_v2(head)
         file.seek(tags.next)
         tags.load(file)
