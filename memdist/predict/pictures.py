@@ -26,6 +26,7 @@ from memdist.data import loader, pairs, quiet
 from memdist.distributed import strategy as strategy_
 from memdist.distributed.single import Single
 from memdist.errors import CheckpointError, ConfigError, DataError, printable
+from memdist.predict import batch
 from memdist.predict import inputs as inputs_
 from memdist.predict import record as record_
 from memdist.predict import shown as shown_
@@ -37,7 +38,7 @@ from memdist.predict.progress import Progress
 from memdist.predict.record import Record
 from memdist.predict.report import Report, several
 from memdist.predict.writer import Writer
-from memdist.train import evaluate, mapper, recipe, restore, validate
+from memdist.train import evaluate, mapper, recipe, validate
 from memdist.train.recipe import Recipe
 
 _ATTEMPTS = 3
@@ -104,7 +105,7 @@ def predict(
     layout = apart(Layout(there.folders, kept) if there else Layout.of(len(pictures), kept))
     rundir.make_folder(out)
     rundir.sweep(out)
-    how = _How(folder, run, made, strategy, choice, ema, overrides, -(-len(pictures) // share.total))
+    how = batch.How(folder, run, made, strategy, choice, ema, overrides, -(-len(pictures) // share.total))
     ours, record = how.first(found, out, settings, layout) if there is None else (how.following(found, there), there)
     if there is None:
         record_.refuse(out, record, settings, found, folder)
@@ -113,65 +114,6 @@ def predict(
     place.make()
     job = _Job(run, ours, place, record, share, grid)
     return job.report(job.do(own, pictures))
-
-
-@dataclass(frozen=True)
-class _How:
-    """How this process comes to its batch, and whether it compiles: as the first one did, unless it is told."""
-
-    folder: Path
-    run: Any
-    made: Recipe
-    strategy: Single
-    choice: str
-    ema: bool
-    overrides: Sequence[str]
-    pictures: int
-    """Pictures that a share has, or one more."""
-
-    def first(
-        self, found: restore.Restored, out: Path, settings: dict[str, Any], layout: Layout
-    ) -> tuple[mapper.Mapper, Record]:
-        """Find them, and write them down for the others, unless another process was quicker."""
-        ours = self._prepared(found)
-        own = Record(settings, found.step, found.averaged, ours.batch, ours.compiled, layout.folders)
-        record = record_.begin(out, own)
-        if self._same(ours, record):
-            return ours, record
-        # Networks that were told to compile stay so: they are built again.
-        again = restore.restore(self.folder, self.choice, ema=self.ema, device=self.strategy.device, step=found.step)
-        return self.following(again, record), record
-
-    def following(self, found: restore.Restored, there: Record) -> mapper.Mapper:
-        """Take those of the record, but for what the command line says."""
-        if self._told("batch") or self._told("compile"):
-            return self._prepared(found)
-        compiled = there.compiled and mapper.can_compile(self.strategy.device)
-        settings = {"batch": there.batch, "compile": "always" if compiled else "never"}
-        run = self.run.model_copy(update={"eval": self.run.eval.model_copy(update=settings)})
-        return mapper.prepare(self.folder, found, run, self.made, self.strategy, maps=there.batch)
-
-    def _prepared(self, found: restore.Restored) -> mapper.Mapper:
-        maps = self.pictures * self.made.samples
-        ours = mapper.prepare(self.folder, found, self.run, self.made, self.strategy, maps=maps)
-        ours.batch = filled(ours.batch, self.made.samples, self.pictures)
-        return ours
-
-    def _same(self, ours: mapper.Mapper, record: Record) -> bool:
-        if self._told("batch") or self._told("compile"):
-            return True
-        return (ours.batch, ours.compiled) == (record.batch, record.compiled)
-
-    def _told(self, key: str) -> bool:
-        return any(text.partition("=")[0] == f"eval.{key}" for text in self.overrides)
-
-
-def filled(batch: int, samples: int, pictures: int) -> int:
-    """The batch, at most this, that k samples of whole pictures fill; one picture may take several batches."""
-    if samples >= batch:
-        return -(-samples // -(-samples // batch))
-    turns = -(-pictures // (batch // samples))
-    return -(-pictures // turns) * samples
 
 
 @dataclass(frozen=True)

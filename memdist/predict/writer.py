@@ -52,8 +52,8 @@ class Writer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """End the threads; after an error, outputs that stand are noted, so that they need not be made again."""
-        self._pool.shutdown(cancel_futures=True)
+        """End the threads; what was made is written and noted even after an interrupt, unless writing is what fails."""
+        self._pool.shutdown(cancel_futures=isinstance(error, CheckpointError))
         with contextlib.suppress(CheckpointError):
             for future in self._waiting:
                 if future.done() and not future.cancelled() and future.exception() is None:
