@@ -30,7 +30,7 @@ def run(*words: object) -> int:
 
 
 def maps(out: Path) -> dict[str, bytes]:
-    return {path.name: np.asarray(Image.open(path)).tobytes() for path in sorted(out.iterdir())}
+    return {path.name: np.asarray(Image.open(path)).tobytes() for path in sorted(out.glob("*.png"))}
 
 
 FOREIGN: dict[str, tuple[str, list[str]]] = {

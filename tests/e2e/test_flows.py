@@ -130,7 +130,8 @@ def test_runs_are_compared(runs: dict[str, Path], tmp_path: Path) -> None:
 def test_maps_of_new_pictures(name: str, runs: dict[str, Path], folder: Path, tmp_path: Path) -> None:
     image = Image.open(next((folder / "images").iterdir()))
     image.resize((40, 25)).save(tmp_path / "mine.png")
-    assert pictures.predict(runs[name], [tmp_path / "mine.png", folder / "images"], tmp_path / "maps") == tiny.PAIRS + 1
+    report = pictures.predict(runs[name], [tmp_path / "mine.png", folder / "images"], tmp_path / "maps")
+    assert report.clean and report.sentence == f"{tiny.PAIRS + 1} maps in {tmp_path}/maps (0 were there)"
     with Image.open(tmp_path / "maps" / "mine.png") as made:
         assert made.size == (40, 25) and made.mode == "RGB"
     alone = tmp_path / "alone"

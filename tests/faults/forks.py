@@ -30,7 +30,7 @@ from tensorboard.summary.writer import record_writer
 from memdist import cli, models
 from memdist.model import Pair
 from memdist.models import palette, pix2pix, unet
-from memdist.predict import pictures
+from memdist.predict import pictures, verify
 from memdist.train import evaluate, loop
 from memdist.train import step as step_
 from memdist.train.start import Session
@@ -47,6 +47,7 @@ assert all(
         summary_pb2,
         record_writer,
         pictures,
+        verify,
         evaluate,
     )
 )
@@ -131,6 +132,53 @@ def kills(request: dict[str, Any]) -> dict[str, Any]:
     return {"kills": len(done), "finished": finished + 1, "whole": whole}
 
 
+def shards(request: dict[str, Any]) -> dict[str, Any]:
+    """Predict by `line` into `whole` undisturbed, then in 8 shards at once into `out`, each killed `kills` times and restarted.
+
+    Instants are drawn from `seed`, up to `reach` times as long after a start as all took undisturbed; a shard that comes to
+    its end before is started again all the same, and passes over what is there. Gives what happened.
+    """
+    out, whole, count = Path(request["out"]), Path(request["whole"]), 8
+    chance = random.Random(request["seed"])
+    began = time.monotonic()
+    told = command([*request["line"], "--out", str(whole)], whole.with_suffix(".log"))
+    assert told["code"] == 0, told
+    reach = request["reach"] * (time.monotonic() - began)
+    left = dict.fromkeys(range(1, count + 1), request["kills"])
+    running: dict[int, tuple[int, float]] = {}
+
+    def start(shard: int) -> None:
+        instant = time.monotonic() + chance.uniform(0.0, reach) if left[shard] else math.inf
+        line = [*request["line"], "--out", str(out), "--shard", f"{shard}/{count}"]
+
+        def work() -> int:
+            cli.main(line)
+            return 0
+
+        running[forked(work, out.with_suffix(f".{shard}.log"))] = shard, instant
+
+    for shard in left:
+        start(shard)
+    kills = finished = 0
+    while running:
+        for child, (shard, instant) in list(running.items()):
+            if time.monotonic() >= instant:
+                os.kill(child, signal.SIGKILL)
+            ended_, status = os.waitpid(child, os.WNOHANG)
+            if not ended_:
+                continue
+            del running[child]
+            code = os.waitstatus_to_exitcode(status)
+            assert code in (0, -signal.SIGKILL), out.with_suffix(f".{shard}.log").read_text()
+            kills += code != 0
+            finished += code == 0
+            if left[shard]:
+                left[shard] -= 1
+                start(shard)
+        time.sleep(0.002)
+    return {"kills": kills, "finished": finished, "whole": reach / request["reach"]}
+
+
 def command(line: list[str], output: Path) -> dict[str, Any]:
     """Run a command; gives its exit code and what it said."""
 
@@ -193,5 +241,10 @@ def refused(request: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 if __name__ == "__main__":
-    known: dict[str, Callable[[dict[str, Any]], Any]] = {"kills": kills, "room": room, "refused": refused}
+    known: dict[str, Callable[[dict[str, Any]], Any]] = {
+        "kills": kills,
+        "shards": shards,
+        "room": room,
+        "refused": refused,
+    }
     print(json.dumps([known[asked["do"]](asked) for asked in json.loads(sys.argv[1])]))
