@@ -75,14 +75,10 @@ def predict(
     strategy = Single(device, mapper.precision_of(run))
     if not verify:
         strategy_.check_precision(strategy.precision, device)
-    made = Recipe.of(run.eval)
     found = evaluate.opened(folder, run, strategy, choice=choice, ema=ema, overrides=overrides)
-    if not found.model.samples:
-        made = made.once()
-        if each:
-            raise ConfigError(
-                f"--each does not apply to {found.model.config.name}, which does not sample: leave it out"
-            )
+    if each and not found.model.samples:
+        raise ConfigError(f"--each does not apply to {found.model.config.name}, which does not sample: leave it out")
+    made = Recipe.of(run.eval, found.model)
     settings = record_.settings(found, run, made, each)
     there = record_.read(out)
     if there is not None:

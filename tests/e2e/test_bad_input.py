@@ -343,10 +343,20 @@ CASES: dict[str, tuple[str, str]] = {
     "an absent checkpoint": ("evaluate {run} --checkpoint 77", "has no checkpoint '77'"),
     "a checkpoint that is no number": ("evaluate {run} --checkpoint newest", "it should be best, last or the number"),
     "identity when reading": ("evaluate {run} model.channels=8", "cannot be changed when it is read"),
-    "predict on text": ("predict {run} <text.txt> --out {out}", "cannot be read as a picture"),
     "predict on nothing": ("predict {run} {tmp}/nowhere.png --out {out}", "does not exist"),
     "predict on an empty folder": ("predict {run} <empty> --out {out}", "holds no pictures"),
     "predict on a device": ("predict {run} /dev/null --out {out}", "/dev/null is neither a file nor a folder"),
+    "predict among the pictures": (
+        "predict {run} {data}/images --out {data}/images",
+        "would be put among the pictures",
+    ),
+    "predict a share that is none": ("predict {run} {data}/images --out {out} --shard 9/8", "I from 1 to N"),
+    "predict each sample of one": ("predict {run} {data}/images --out {out} --each", "--each does not apply to unet"),
+    "verify nothing": ("predict {run} {data}/images --out {out} --verify", "there is nothing to verify"),
+    "verify a share": (
+        "predict {run} {data}/images --out {out} --verify --shard 1/8",
+        "give it without --shard and --grid",
+    ),
     "predict into a file": ("predict {run} {data}/images --out <text.txt>", "is a file"),
     "evaluations of what does not sample": (
         "evaluate {run} --steps 5",

@@ -15,6 +15,7 @@ import typer.main
 from memdist import __version__, cli
 from memdist.cli import arguments
 from memdist.errors import CheckpointError, ConfigError
+from memdist.predict.report import Report
 
 # A new flag is a decision: it is written here, in the README and in the changelog. Settings are keys, not flags.
 COMMANDS = {
@@ -234,13 +235,25 @@ def test_predict(
 ) -> None:
     (tmp_path / "a=b").write_text("")
     monkeypatch.chdir(tmp_path)
-    pictures = room("memdist.predict.pictures", 3)
+    pictures = room("memdist.predict.pictures", Report("3 maps in maps"))
     inputs = ("x.png", "device=cpu", "folder", "a=b", "./c=d", "eval.steps=9")
     assert run("predict", "runs/a", *inputs, "--out", "maps", "--checkpoint", "last") == 0
     expected = (Path("runs/a"), [Path("x.png"), Path("folder"), Path("a=b"), Path("c=d")], Path("maps"))
     named = {"choice": "last", "ema": True, "overrides": ["device=cpu", "eval.steps=9"]}
+    named |= {"each": False, "shard": None, "verify": False, "grid": False}
     assert pictures.calls == [("predict", expected, named)]
     assert capsys.readouterr().out == "3 maps in maps\n"
+
+
+def test_predict_in_shares_and_with_samples(room: Callable[..., Recorder], capsys: pytest.CaptureFixture[str]) -> None:
+    pictures = room("memdist.predict.pictures", Report("1 map in maps", {"picture could not be read": ["a.png"]}))
+    flags = ["--sampler", "heun", "--steps", "8", "--samples", "4", "--each", "--shard", "3/8", "--grid"]
+    assert run("predict", "runs/a", "x.png", "eval.eta=0", "--out", "maps", "--no-ema", *flags) == 1
+    given = ["eval.eta=0", "eval.sampler=heun", "eval.steps=8", "eval.samples=4"]
+    named = {"choice": "best", "ema": False, "overrides": given}
+    named |= {"each": True, "shard": "3/8", "verify": False, "grid": True}
+    assert pictures.calls == [("predict", (Path("runs/a"), [Path("x.png")], Path("maps")), named)]
+    assert capsys.readouterr().out == "1 map in maps\n1 picture could not be read:\n  a.png\n"
 
 
 def test_predict_needs_pictures(capsys: pytest.CaptureFixture[str]) -> None:
@@ -286,7 +299,7 @@ def test_a_cache_in_nobodys_home_is_a_sentence(
 def test_words_between_colons_stay_words(room: Callable[..., Recorder], capsys: pytest.CaptureFixture[str]) -> None:
     from rich.table import Table
 
-    room("memdist.predict.pictures", 1)
+    room("memdist.predict.pictures", Report("1 map in :car:[red]"))
     assert run("predict", "runs/a", "b.png", "--out", ":car:[red]") == 0
     assert capsys.readouterr().out == "1 map in :car:[red]\n"
     table = Table("name")
