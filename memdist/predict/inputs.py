@@ -38,7 +38,8 @@ class Shard(NamedTuple):
 
     def within(self, environment: dict[str, str]) -> Shard:
         """The share of this share that a process has which a launcher such as torchrun started."""
-        world, rank = int(environment.get("WORLD_SIZE", 1)), int(environment.get("RANK", 0))
+        world = int(environment.get("WORLD_SIZE", 1))
+        rank = int(environment.get("RANK", 0)) if world > 1 else 0
         return Shard((self.number - 1) * world + rank + 1, self.total * world)
 
 

@@ -100,7 +100,6 @@ def predict(
 
     layout = apart(Layout(there.folders, kept) if there else Layout.of(len(pictures), kept))
     rundir.make_folder(out)
-    rundir.sweep(out)
     how = batch.How(folder, run, made, strategy, choice, ema, overrides, -(-len(pictures) // share.total))
     ours, record = how.first(found, out, settings, layout) if there is None else (how.following(found, there), there)
     if there is None:

@@ -13,6 +13,7 @@ import yaml
 
 from memdist import config, models, rundir
 from memdist.errors import CheckpointError
+from memdist.predict import pictures
 from memdist.train import checkpoint, loop
 from memdist.train import step as step_
 from tests import tiny
@@ -104,6 +105,35 @@ def test_scoring_and_predicting_on_full_and_read_only_disks(tmp_path: Path) -> N
         else:
             why = {"full": "no space left on device", "read-only": "read-only file system"}[answer["state"]]
             assert why in sentence(answer), answer
+
+
+@mounts
+def test_predicting_on_full_disks(tmp_path: Path) -> None:
+    """Room for nothing, for a part and for nearly all: one sentence, whole maps, and with room the others."""
+    _, path = lines_of(tmp_path)
+    assert loop.train(models.resolve(config.read(path)), tmp_path / "trained") == 0
+    images, out = str(tmp_path / "data" / "images"), tmp_path / "mount" / "run"
+    line = ["predict", str(tmp_path / "trained"), images, "--out", str(out), "eval.batch=4"]
+    request = {"do": "room", "line": line, "mount": str(tmp_path / "mount"), "kept": str(tmp_path / "kept")}
+    sizes = [64 * MIB, *(4096 * pages for pages in (1, 3, 12, 24))]
+    (told,) = ask([request | {"sizes": sizes}])
+
+    def maps(size: int) -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in (tmp_path / "kept" / str(size)).glob("*.png")}
+
+    whole = maps(sizes[0])
+    assert len(whole) == tiny.PAIRS and told[0]["small"]["code"] == 0
+    there = []
+    for size, answer in zip(sizes[1:], told[1:], strict=True):
+        assert re.search("no space left on device.*make room", sentence(answer["small"])), answer
+        assert answer["left"] == [] and answer["large"]["code"] == 0, answer
+        assert maps(size) == whole
+        there.append(int(re.findall(r"\((\d+) w(?:ere|as) there\)", answer["large"]["said"])[0]))
+        report = pictures.predict(
+            tmp_path / "trained", [Path(images)], tmp_path / "kept" / str(size), overrides=["eval.batch=4"], verify=True
+        )
+        assert report.clean, report
+    assert there[0] == 0 and sorted(there) == there and 0 < there[-1] < tiny.PAIRS, there
 
 
 # Faults of single writes, without a file system of one's own

@@ -49,7 +49,10 @@ def test_each_picture_is_in_one_share_whatever_the_world(count: int, shards: int
 
 
 def test_no_share_is_the_whole() -> None:
-    assert inputs.shard(None).within({}) == Shard(1, 1) and str(inputs.shard("03/8")) == "3/8"
+    assert (
+        inputs.shard(None).within({}) == inputs.shard(None).within({"RANK": "3"}) == Shard(1, 1)
+        and str(inputs.shard("03/8")) == "3/8"
+    )
 
 
 @pytest.mark.parametrize(
