@@ -47,6 +47,14 @@ def inputs(runs: dict[str, Path], tmp_path: Path) -> Path:
     return place
 
 
+@pytest.fixture(scope="module")
+def made(runs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Maps of two pictures by palette, which no test changes."""
+    out = tmp_path_factory.mktemp("made") / "out"
+    sound(pictures.predict(runs["palette"], sorted(runs["data"].iterdir())[:2], out))
+    return out
+
+
 @pytest.fixture
 def sampled(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many pictures were sampled, batch by batch."""
@@ -383,19 +391,16 @@ def test_other_settings_in_one_folder_are_refused(
     given: list[str],
     says: str,
     runs: dict[str, Path],
-    inputs: Path,
-    tmp_path: Path,
+    made: Path,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    out = tmp_path / "out"
-    assert command("predict", runs["palette"], inputs, "--out", out) == 0
-    before = times(out)
+    before = times(made)
     capfd.readouterr()
     for more in ([], ["--verify"]):
-        assert command("predict", runs[name], inputs, "--out", out, *given, *more) == 2
+        assert command("predict", runs[name], runs["data"], "--out", made, *given, *more) == 2
         (sentence,) = capfd.readouterr().err.splitlines()
         assert says.format(run=runs[name]) in sentence and sentence.endswith("another folder with --out"), sentence
-    assert times(out) == before
+    assert times(made) == before
 
 
 def test_what_makes_no_other_maps_is_no_other_setting(runs: dict[str, Path], inputs: Path, tmp_path: Path) -> None:
