@@ -135,8 +135,9 @@ def kills(request: dict[str, Any]) -> dict[str, Any]:
 def shards(request: dict[str, Any]) -> dict[str, Any]:
     """Predict by `line` into `whole` undisturbed, then in 8 shards at once into `out`, each killed `kills` times and restarted.
 
-    Instants are drawn from `seed`, up to `reach` times as long after a start as all took undisturbed; a shard that comes to
-    its end before is started again all the same, and passes over what is there. Gives what happened.
+    Instants are drawn from `seed`: every other one up to `reach` times as long after a start as all took undisturbed, which
+    mostly is before the first map; the others soon after a process has noted its first to fourth output. A shard that comes
+    to its end before is started again all the same, and passes over what is there. Gives what happened.
     """
     out, whole, count = Path(request["out"]), Path(request["whole"]), 8
     chance = random.Random(request["seed"])
@@ -145,23 +146,34 @@ def shards(request: dict[str, Any]) -> dict[str, Any]:
     assert told["code"] == 0, told
     reach = request["reach"] * (time.monotonic() - began)
     left = dict.fromkeys(range(1, count + 1), request["kills"])
-    running: dict[int, tuple[int, float]] = {}
+    running: dict[int, tuple[int, float, int]] = {}
 
     def start(shard: int) -> None:
-        instant = time.monotonic() + chance.uniform(0.0, reach) if left[shard] else math.inf
-        line = [*request["line"], "--out", str(out), "--shard", f"{shard}/{count}"]
+        instant, lines = math.inf, 0
+        if left[shard] % 2:
+            lines = chance.randint(1, 4)
+        elif left[shard]:
+            instant = time.monotonic() + chance.uniform(0.0, reach)
+        words = [*request["line"], "--out", str(out), "--shard", f"{shard}/{count}"]
 
         def work() -> int:
-            cli.main(line)
+            cli.main(words)
             return 0
 
-        running[forked(work, out.with_suffix(f".{shard}.log"))] = shard, instant
+        running[forked(work, out.with_suffix(f".{shard}.log"))] = shard, instant, lines
+
+    def noted(shard: int, child: int) -> int:
+        found = out.glob(f"manifest/{shard}-of-{count}-*-{child}-*.jsonl")
+        return sum(path.read_bytes().count(b"\n") for path in found)
 
     for shard in left:
         start(shard)
     kills = finished = 0
     while running:
-        for child, (shard, instant) in list(running.items()):
+        for child, (shard, instant, lines) in list(running.items()):
+            if lines and noted(shard, child) >= lines:
+                time.sleep(chance.uniform(0.0, 0.01))
+                os.kill(child, signal.SIGKILL)
             if time.monotonic() >= instant:
                 os.kill(child, signal.SIGKILL)
             ended_, status = os.waitpid(child, os.WNOHANG)
