@@ -240,7 +240,7 @@ class Study(Settings):
         ("ancestral", "ddim", "dpmpp_2m", "dpmpp_3m_sde", "heun", "unipc")
     )
     """Samplers of a diffusion model."""
-    steps: Annotated[tuple[Count, ...], Field(min_length=1, max_length=64)] = runtime((2, 4, 8, 16, 32))
+    steps: Annotated[tuple[Count, ...], Field(min_length=1, max_length=64)] = runtime((1, 2, 4, 8, 16, 32))
     """Network evaluations of a map."""
     samples: Annotated[tuple[Annotated[int, Field(ge=1, le=1024)], ...], Field(min_length=1, max_length=16)] = runtime(
         (1, 2, 4)

@@ -94,9 +94,13 @@ class Study:
 
     @property
     def chosen(self) -> Setting:
-        """The one of fewest evaluations in all that is good enough; of several, that of the lowest L1."""
-        # With one evaluation most samplers are one and the same but for rounding, which is not to choose between them.
-        return min(filter(self.within, self.settings), key=lambda one: (one.cost, round(one.l1 or 0.0, 6)))
+        """The one of fewest evaluations in all that is good enough; of several, that of the lowest L1; of these ddim."""
+
+        def rank(one: Setting) -> tuple[int, float, bool]:
+            # With one evaluation all samplers are one and the same but for rounding, which is not to choose between them.
+            return one.cost, round(one.l1 or 0.0, 6), one.recipe.sampling.sampler != "ddim"
+
+        return min(filter(self.within, self.settings), key=rank)
 
     def alone(self) -> dict[Sampling, Setting]:
         """Settings of one sample, by sampling."""
