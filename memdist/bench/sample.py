@@ -23,7 +23,7 @@ from memdist.train import evaluate, mapper, score
 from memdist.train.recipe import Recipe
 
 PLAIN_BATCH = 64
-"""Maps that the plain loop samples at once."""
+"""Maps that the plain loop samples at once, at most."""
 TURNS = 10
 """Evaluations of each kind that are measured."""
 
@@ -46,8 +46,10 @@ def main(folder: Path, *, split: str, images: int | None, overrides: Sequence[st
         raise ConfigError(f"{folder} has no {split} split (data.{split} is 0); give another --split")
     _, truth = evaluate.truths(run, data, rows, strategy)
 
-    plain = mapper.Mapper(copy.deepcopy(found), Recipe(slowest), strategy.device, "fp32", min(PLAIN_BATCH, len(rows)))
-    fast = mapper.prepare(folder, found, run, made, strategy, maps=len(rows) * made.samples)
+    # Parts of nearly one size, so that neither fills up batches.
+    at_once = -(-len(rows) // -(-len(rows) // PLAIN_BATCH))
+    plain = mapper.Mapper(copy.deepcopy(found), Recipe(slowest), strategy.device, "fp32", at_once)
+    fast = mapper.prepare(folder, found, run, made, strategy, maps=at_once * made.samples)
     if run.eval.compile == "auto" and not fast.compiled and mapper.can_compile(strategy.device):
         fast = mapper.Mapper(found, made, strategy.device, fast.precision, fast.batch, compiled=True)
     before = time.perf_counter()
@@ -62,7 +64,7 @@ def main(folder: Path, *, split: str, images: int | None, overrides: Sequence[st
     ratios = [a / b for a, b in zip(theirs, ours, strict=True)]
 
     slow_seconds, fast_seconds, slow_l1, fast_l1 = 0.0, 0.0, [], []
-    for part in loader.batches(data.pixels, rows, seed=run.seed, batch=PLAIN_BATCH, device=strategy.device):
+    for part in loader.batches(data.pixels, rows, seed=run.seed, batch=at_once, device=strategy.device):
         hashes = [data.pixels.image_hashes[row] for row in part.rows[: part.valid]]
         image, these = part.pair.image[: part.valid], part.rows[: part.valid]
         seeds = mapper.seeds(run.seed, hashes, made.samples, strategy.device)
