@@ -125,7 +125,7 @@ def predict(
             help="Pictures or folders of them, and runtime settings (device=cpu, eval.steps=100).",
         ),
     ],
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the maps.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the maps.", parser=arguments.place)],
     checkpoint: Choice = "best",
     no_ema: NoEma = False,
     sampler: Sampler = None,
@@ -146,7 +146,7 @@ def predict(
     """Predict the maps of pictures; run again, go on. Exit code 1: pictures could not be read, or --verify found something."""
     # A picture may be named a=b.png; what is no file and looks like a setting is one.
     overrides = [text for text in inputs if arguments.SETTING.match(text) and not Path(text).exists()]
-    paths = [Path(text) for text in inputs if text not in overrides]
+    paths = [arguments.place(text) for text in inputs if text not in overrides]
     if not paths:
         raise ConfigError(f"there are only settings ({', '.join(overrides)}) and no pictures: name pictures or folders")
     from memdist.predict import pictures

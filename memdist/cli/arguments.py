@@ -34,6 +34,13 @@ def _choice(value: str) -> str:
     return value
 
 
+def place(text: str) -> Path:
+    """A path; nothing, as an unset variable of a shell gives it, is none, though a Path would take it for this folder."""
+    if not text:
+        raise ConfigError("a path that was given is empty: name a file or folder; . is the current one")
+    return Path(text)
+
+
 Config = Annotated[
     str,
     typer.Argument(metavar="CONFIG", help="A YAML file, or the name of a shipped configuration (unet, quick/unet)."),
