@@ -38,8 +38,18 @@ class Shard(NamedTuple):
 
     def within(self, environment: dict[str, str]) -> Shard:
         """The share of this share that a process has which a launcher such as torchrun started."""
-        world = int(environment.get("WORLD_SIZE", 1))
-        rank = int(environment.get("RANK", 0)) if world > 1 else 0
+        given = {key: environment.get(key, default) for key, default in (("WORLD_SIZE", "1"), ("RANK", ""))}
+        if given["WORLD_SIZE"] == "1":
+            return self
+        # A script that sets one of them for something else would else silently get a part of the pictures, or none.
+        if not all(re.fullmatch("[0-9]{1,9}", text) for text in given.values()) or not (
+            (rank := int(given["RANK"])) < (world := int(given["WORLD_SIZE"]))
+        ):
+            raise ConfigError(
+                f"WORLD_SIZE={given['WORLD_SIZE']} and RANK={given['RANK'] or '(not set)'} in the environment say no share of "
+                "the pictures: they are set by a launcher such as torchrun, RANK from 0 to WORLD_SIZE - 1; unset them, and "
+                "give --shard I/N"
+            )
         return Shard((self.number - 1) * world + rank + 1, self.total * world)
 
 

@@ -55,6 +55,12 @@ def test_no_share_is_the_whole() -> None:
     )
 
 
+@pytest.mark.parametrize(("world", "rank"), [("4", None), ("4", "4"), ("4", "-1"), ("abc", "0"), ("0", "0"), ("", "0")])
+def test_an_environment_that_says_no_share(world: str, rank: str | None) -> None:
+    with pytest.raises(ConfigError, match=r"WORLD_SIZE=.* and RANK=.* say no share .* give --shard I/N"):
+        Shard().within({"WORLD_SIZE": world} | ({} if rank is None else {"RANK": rank}))
+
+
 @pytest.mark.parametrize(
     "text", ["0/3", "4/3", "1", "1/0", "-1/3", "a/b", "1/3/5", "", "1 / 3", "²/3", "1/" + "9" * 5000]
 )
