@@ -82,11 +82,11 @@ def find(inputs: Iterable[Path]) -> list[Picture]:
             raise DataError(f"{path} does not exist: give pictures or folders of pictures")
     seen: dict[str, Path] = {}
     for path in files:
-        if path.stem in seen and seen[path.stem] != path:
+        if path.stem in seen and os.path.realpath(seen[path.stem]) != os.path.realpath(path):
             raise DataError(
                 f"{seen[path.stem]} and {path} would both become {path.stem}.png: predict them into two folders"
             )
-        seen[path.stem] = path
+        seen.setdefault(path.stem, path)
     return sorted(Picture(rundir.file_name(stem), path) for stem, path in seen.items())
 
 

@@ -80,6 +80,7 @@ def test_pictures_are_found_by_name(tmp_path: Path) -> None:
     one = tmp_path / "one" / "A b.png"
     found = inputs.find([tmp_path, one, one, tmp_path / "notes.txt"])
     assert [picture.name for picture in found] == ["A b", "a.1", "b", "notes"]
+    assert inputs.find([tmp_path, tmp_path / "one" / ".." / "b.png"]) == inputs.find([tmp_path])
     (tmp_path / "one" / "b.jpg").touch()
     with pytest.raises(DataError, match=r"b\.png and .*b\.jpg would both become b\.png"):
         inputs.find([tmp_path, tmp_path / "one"])
