@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence, Set
 from pathlib import Path
 from typing import NamedTuple
 
@@ -101,6 +101,19 @@ def places(pictures: Sequence[Picture]) -> set[Path]:
     return {
         path.resolve() if os.path.islink(path) else real(path.parent) / path.name for path in (p.path for p in pictures)
     }
+
+
+def taken(out: Path, folders: Iterable[str], outputs: Set[str]) -> str | None:
+    """One of `outputs`, names within `out`, that is there already in one of its `folders`; None: none is."""
+    for folder in folders:
+        try:
+            names = os.listdir(out / folder)
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        found = outputs & {os.path.normpath(os.path.join(folder, name)) for name in names}
+        if found:
+            return min(found)
+    return None
 
 
 def keep_apart(inputs: Iterable[Path], files: Collection[Path], out: Path, outputs: Iterable[Path]) -> None:

@@ -32,7 +32,7 @@ from memdist.predict import record as record_
 from memdist.predict import shown as shown_
 from memdist.predict import verify as verify_
 from memdist.predict.ahead import ahead, threads
-from memdist.predict.folder import Folder, Layout
+from memdist.predict.folder import MANIFEST, Folder, Layout
 from memdist.predict.inputs import Picture, Shard
 from memdist.predict.progress import Progress
 from memdist.predict.record import Record
@@ -99,6 +99,8 @@ def predict(
         return layout
 
     layout = apart(Layout(there.folders, kept) if there else Layout.of(len(pictures), kept))
+    if there is None:
+        _refuse_what_stands(out, layout, pictures)
     rundir.make_folder(out)
     how = batch.How(folder, run, made, strategy, choice, ema, overrides, -(-len(pictures) // share.total))
     ours, record = how.first(found, out, settings, layout) if there is None else (how.following(found, there), there)
@@ -109,6 +111,21 @@ def predict(
     place.make()
     job = _Job(run, ours, place, record, share, grid)
     return job.report(job.do(own, pictures))
+
+
+def _refuse_what_stands(out: Path, layout: Layout, pictures: Sequence[Picture]) -> None:
+    """Raise a CheckpointError where files stand under the names of maps that memdist did not make, such as true maps."""
+    if (out / rundir.CONFIG).is_file():
+        raise CheckpointError(f"--out {out} is a run folder, which is no place for maps: name another folder")
+    if not out.is_dir() or (out / MANIFEST).is_dir():  # a folder of maps whose record was deleted stays one
+        return
+    stands = inputs_.taken(out, layout.within(), {name for picture in pictures for name in layout.outputs(picture)})
+    # Whoever makes maps has made the record before.
+    if stands is not None and record_.read(out) is None:
+        raise CheckpointError(
+            f"{out / stands} is there already, and {out} has no {record_.FILE} that says it was predicted: a map would be "
+            "written over it; name another folder with --out, or remove it"
+        )
 
 
 @dataclass(frozen=True)

@@ -193,6 +193,50 @@ def test_verify_finds_what_is_no_output(runs: dict[str, Path], inputs: Path, tmp
     assert not (tmp_path / "nowhere").exists()
 
 
+@pytest.mark.parametrize("samples", [0, 2])
+def test_files_of_others_are_not_written_over(
+    samples: int, runs: dict[str, Path], inputs: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "maps"
+    theirs = out / ("samples/scene-00003.2.png" if samples else "scene-00003.png")
+    theirs.parent.mkdir(parents=True)
+    theirs.write_text("true")
+    (out / "other.png").touch()
+    line = (
+        "predict",
+        runs["palette"],
+        inputs,
+        "--out",
+        out,
+        "--steps",
+        1,
+        *(("--each", "--samples", 2) * bool(samples)),
+    )
+    with pytest.raises(CheckpointError, match="is there already, and .* has no predict.json .* name another folder"):
+        pictures.predict(
+            runs["palette"], [inputs], out, overrides=["eval.steps=1", "eval.samples=2"], each=bool(samples)
+        )
+    assert command(*line) == 2
+    assert theirs.read_text() == "true" and len([path for path in out.rglob("*") if path.is_file()]) == 2
+    theirs.unlink()
+    assert command(*line) == 0
+    (out / "predict.json").unlink()  # the lines still say whose the maps are
+    assert command(*line) == 0
+
+
+def test_a_run_folder_is_no_place_for_maps(runs: dict[str, Path], inputs: Path) -> None:
+    before = times(runs["unet"])
+    with pytest.raises(CheckpointError, match="is a run folder, which is no place for maps: name another folder"):
+        pictures.predict(runs["palette"], [inputs], runs["unet"])
+    assert times(runs["unet"]) == before
+
+
+def test_an_empty_path_is_none(runs: dict[str, Path], inputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for given in ((inputs, "--out", ""), ("", "--out", "maps")):
+        assert command("predict", runs["unet"], *given) == 2
+        assert "a path that was given is empty" in capsys.readouterr().err
+
+
 def test_pictures_may_lie_within_the_folder_of_maps(runs: dict[str, Path], inputs: Path, tmp_path: Path) -> None:
     place = tmp_path / "place"
     shutil.copytree(inputs, place / "in")
