@@ -27,6 +27,8 @@ FILE = "predict.json"
 FORMAT = 1
 """Of the folder; a change of what the same settings give is a new one."""
 
+_MOST = 2**20
+"""Maps at once, and numbered folders, that any record may say."""
 _DATA = ("data.size", "data.image_channels", "data.map_channels", "data.crop", "data.resize")
 
 
@@ -84,11 +86,13 @@ def read(out: Path) -> Record | None:
     """The record of a folder; None where there is none yet."""
     path = out / FILE
     raw = _waited(path)
-    if not raw:
+    if not raw and not path.exists():
         return None
+    raw = raw or _waited(path)  # it may have come just now
     types = {"settings": dict, "step": int, "averaged": bool, "batch": int, "compiled": bool, "folders": int}
-    whole = raw.keys() == types.keys() and all(isinstance(raw[key], kind) for key, kind in types.items())
-    if not whole or raw["batch"] < 1 or raw["folders"] < 0:
+    whole = raw.keys() == types.keys() and all(type(raw[key]) is kind for key, kind in types.items())
+    # What is damaged must not ask for more memory or folders than there can be.
+    if not whole or not 1 <= raw["batch"] <= _MOST or not 0 <= raw["folders"] <= _MOST:
         raise CheckpointError(
             f"{path} does not say how the maps beside it were made: restore it, or name another folder with --out"
         )

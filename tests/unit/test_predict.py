@@ -193,7 +193,12 @@ def test_no_record_where_there_is_no_room(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize(
-    "text", ["", "[]", "{", "{}x", json.dumps({"settings": {}}), json.dumps(asdict(RECORD) | {"batch": 0})]
+    "text",
+    [
+        *("", "[]", "{", "{}", "{}x", json.dumps({"settings": {}})),
+        *(json.dumps(asdict(RECORD) | change) for change in ({"batch": 0}, {"batch": 10**12}, {"folders": 10**9})),
+        json.dumps(asdict(RECORD) | {"batch": True}),
+    ],
 )
 def test_a_record_that_says_nothing(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("memdist.predict.record.time.sleep", lambda _: None)
