@@ -97,8 +97,11 @@ class Manifests:
 
     def news(self) -> Iterator[tuple[str, Line]]:
         """Lines that came since the last time, each with the share (`3-of-8`) whose process wrote it."""
-        names = sorted(os.listdir(self._folder)) if self._folder.is_dir() else []
-        for name in names:
+        names = []
+        if self._folder.is_dir():
+            with os.scandir(self._folder) as entries:
+                names = [entry.name for entry in entries if entry.is_file()]  # who opened a pipe would wait for ever
+        for name in sorted(names):
             if name.endswith(".jsonl"):
                 with contextlib.suppress(FileNotFoundError), open(self._folder / name, "rb") as file:
                     for text in self._whole(name, file):

@@ -169,7 +169,9 @@ class _Job:
             held.enter_context(quiet.quiet())
             held.enter_context(progress.shown() if output.speaks() else contextlib.nullcontext())
             far = self.at_once + 4 * self.threads
-            writer = held.enter_context(Writer(self.place, self.record, self.share, self.threads, far))
+            writer = held.enter_context(
+                Writer(self.place, self.record, self.share, self.threads, far * (1 + layout.samples))
+            )
             looks = held.enter_context(contextlib.closing(ahead(self._look, own, self.threads, far)))
             for part in self._batches(looks, progress):
                 samples, combined, seconds = self._sample(part)
@@ -177,9 +179,12 @@ class _Job:
                     if self.sheets is not None:
                         self.sheets.see(one.picture, one.pixels, samples[at], combined[at])
                     if not one.done:
-                        outputs = [*samples[at, : self.place.layout.samples], combined[at]]
-                        shown = [validate.to_bytes(metrics.resize(o[None], one.size)[0]) for o in outputs]
-                        writer.put(one.picture, one.digest, shown, seconds / len(part))
+                        outputs = [*samples[at, : layout.samples], combined[at]]
+                        replicates = [*range(1, layout.samples + 1), None]
+                        # One by one: at the size of the picture, all of them at once may be more than there is memory for.
+                        for name, out, replicate in zip(layout.outputs(one.picture), outputs, replicates, strict=True):
+                            shown = validate.to_bytes(metrics.resize(out[None], one.size)[0])
+                            writer.put(name, one.digest, shown, seconds / len(part), replicate)
                         made += 1
             writer.finish()
             if self.sheets is not None:

@@ -95,7 +95,8 @@ class Progress:
 
             with _every(OFTEN if console.is_terminal else SELDOM, tell):
                 yield
-        self.look()
+        with contextlib.suppress(OSError):  # all is made, and what it says is for the eye
+            self.look()
         self._print(console, f"{time.monotonic() - self._start:.1f} s")
 
     def _print(self, console: Console, said: str) -> None:

@@ -6,12 +6,14 @@ import itertools
 import json
 import os
 import threading
+import time
 import warnings
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,7 +21,7 @@ from memdist import rundir
 from memdist.data.quiet import quiet
 from memdist.errors import CheckpointError, ConfigError, DataError
 from memdist.predict import batch as batch_
-from memdist.predict import folder, inputs, record
+from memdist.predict import folder, inputs, record, writer
 from memdist.predict.ahead import ahead
 from memdist.predict.folder import Folder, Layout, Line, Manifest, Manifests
 from memdist.predict.inputs import Picture, Shard
@@ -272,6 +274,43 @@ def test_what_is_no_line_is_passed_over_wherever_it_stands(tmp_path: Path) -> No
     assert [line for _, line in manifests.news()] == [lines[0], lines[2]]
     path.write_bytes(whole + b"\n")
     assert [line for _, line in manifests.news()] == [lines[3]]
+
+
+def test_what_is_no_file_of_lines_is_passed_over(tmp_path: Path) -> None:
+    written(tmp_path, Shard(), Line("a.png", "i", "s"))
+    (tmp_path / folder.MANIFEST / "folder.jsonl").mkdir()
+    os.mkfifo(tmp_path / folder.MANIFEST / "pipe.jsonl")
+    assert [line.name for _, line in Manifests(tmp_path, RECORD.fingerprint).news()] == ["a.png"]
+
+
+def test_what_waits_to_be_written_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = Folder(tmp_path, RECORD, Layout(0, 0), [])
+    place.make()
+    held, most, lock = 0, 0, threading.Lock()
+    write = writer.Writer._write
+
+    def slow(self: writer.Writer, name: str, digest: str, output: torch.Tensor) -> Line:
+        time.sleep(0.01)
+        line = write(self, name, digest, output)
+        with lock:
+            nonlocal held
+            held -= 1
+        return line
+
+    monkeypatch.setattr(writer, "ROOM", 3 * 3 * 8 * 8)
+    monkeypatch.setattr(writer.Writer, "_write", slow)
+    with writer.Writer(place, RECORD, Shard(), threads=2, at_most=100) as one:
+        for number in range(20):
+            one.put(f"{number}.png", "i", torch.zeros(3, 8, 8, dtype=torch.uint8), 0.1, None)
+            with lock:
+                held += 1
+                most = max(most, held)
+        one.put("large.png", "i", torch.zeros(3, 64, 64, dtype=torch.uint8), 0.1, None)
+        one.finish()
+    assert most <= 3
+    lines = [line.name for _, line in Manifests(tmp_path, RECORD.fingerprint).news()]
+    assert lines == [*(f"{number}.png" for number in range(20)), "large.png"]
+    assert all((tmp_path / name).is_file() for name in lines)
 
 
 def test_what_is_there_is_told_by_hashes(tmp_path: Path) -> None:
