@@ -283,6 +283,11 @@ def test_what_is_no_file_of_lines_is_passed_over(tmp_path: Path) -> None:
     assert [line.name for _, line in Manifests(tmp_path, RECORD.fingerprint).news()] == ["a.png"]
 
 
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.png")
+    assert folder.hash_of(tmp_path / "a.png") == hashlib.sha256().hexdigest()
+
+
 def test_what_waits_to_be_written_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     place = Folder(tmp_path, RECORD, Layout(0, 0), [])
     place.make()
