@@ -10,6 +10,7 @@ import contextlib
 import errno
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
@@ -141,7 +142,7 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object; an absent file gives an empty one, a broken one a CheckpointError."""
     try:
-        value = json.loads(path.read_text())
+        value = json.loads(path.read_text(), parse_constant=_finite, parse_float=_finite)
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, RecursionError) as error:
@@ -149,6 +150,13 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise CheckpointError(f"{path} holds no JSON object; restore it or delete it")
     return value
+
+
+def _finite(text: str) -> float:
+    """A number of JSON; a ValueError for what `write_json` never writes and could not write again."""
+    if not math.isfinite(number := float(text)):
+        raise ValueError(f"{text} is no finite number")
+    return number
 
 
 @contextlib.contextmanager

@@ -97,7 +97,15 @@ def test_what_is_no_json_is_not_written(tmp_path: Path, value: float) -> None:
 
 @pytest.mark.parametrize(
     ("text", "says"),
-    [(b"{", "cannot be read as JSON"), (b"\xff\xfe", "cannot be read as JSON"), (b"[1]", "holds no JSON object")],
+    [
+        (b"{", "cannot be read as JSON"),
+        (b"\xff\xfe", "cannot be read as JSON"),
+        (b"[1]", "holds no JSON object"),
+        # What `write_json` would not write again.
+        (b'{"a": NaN}', "cannot be read as JSON: NaN is no finite number"),
+        (b'{"a": [-Infinity]}', "cannot be read as JSON: -Infinity is no finite number"),
+        (b'{"a": 1e999}', "cannot be read as JSON: 1e999 is no finite number"),
+    ],
 )
 def test_a_broken_json_file_is_named(tmp_path: Path, text: bytes, says: str) -> None:
     path = tmp_path / "state.json"
