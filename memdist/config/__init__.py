@@ -159,7 +159,12 @@ def _distinct(error: ValidationError, kind: type[Settings]) -> dict[str, list[An
     found: dict[str, list[Any]] = {}
     for entry in error.errors():
         found.setdefault(_dotted(entry["loc"], kind), []).append(entry)
-    return found
+    # A list with a value that cannot be is also said to be too short, as that one is not counted.
+    return {
+        name: entries
+        for name, entries in found.items()
+        if entries[0]["type"] != "too_short" or not any(other.startswith(f"{name}.") for other in found)
+    }
 
 
 def _dotted(loc: Sequence[int | str], kind: type[Settings]) -> str:
@@ -202,6 +207,9 @@ def _allowed(entry: Mapping[str, Any]) -> str:
         return "a group of settings"
     if kind == "string_pattern_mismatch":
         return "auto, cpu, mps, cuda or cuda:N" if "cuda" in context["pattern"] else f"text like {context['pattern']}"
+    if kind in ("too_short", "too_long"):
+        how, count = ("least", "min_length") if kind == "too_short" else ("most", "max_length")
+        return f"a list of at {how} {context[count]}"
     if kind in ("path_type", "string_type"):
         return "a path" if kind == "path_type" else "a valid string (quoted, if it looks like a number)"
     text = str(entry["msg"]).removeprefix("Input should be ").removeprefix("Value error, ")

@@ -306,6 +306,19 @@ def test_a_wrong_value_names_field_value_and_what_is_allowed(setting: str, allow
     assert not re.search(r"it should be [A-Z]|<class|Input ", sentence)
 
 
+@pytest.mark.parametrize(
+    ("setting", "says"),
+    [
+        ("study.steps=[]", r"study\.steps = \[\] cannot be: it should be a list of at least 1"),
+        ("study.steps=[0]", r"study\.steps\.0 = 0 cannot be: it should be greater than or equal to 1"),
+        (f"study.samples={[1] * 17}", r"study\.samples = .* it should be a list of at most 16"),
+    ],
+)
+def test_a_list_of_another_length_is_told_once(setting: str, says: str) -> None:
+    (sentence,) = _sentences(setting)
+    assert re.fullmatch(says, sentence)
+
+
 def test_a_wrong_value_in_a_list_is_found() -> None:
     (sentence,) = _sentences("optim.generator.betas=[0.9, 2]")
     assert "optim.generator.betas" in sentence and "less than 1" in sentence
