@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -113,17 +114,17 @@ def device_of(name: str) -> torch.device:
     return device
 
 
-def check_precision(precision: str, device: torch.device) -> None:
-    """Raise a ConfigError when the device cannot compute in this precision."""
+def check_precision(precision: str, device: torch.device, key: str = "precision") -> None:
+    """Raise a ConfigError when the device cannot compute in this precision; `key` is the setting that asks for it."""
     if precision == "fp16" and device.type == "cpu" and os.environ.get(FP16_ON_CPU) != "1":
-        raise ConfigError("precision = 'fp16' needs a GPU and the device is a CPU; use precision=fp32")
+        raise ConfigError(f"{key} = 'fp16' needs a GPU and the device is a CPU; use {key}=fp32")
     if precision == "fp16" and device.type == "mps":
-        raise ConfigError("precision = 'fp16' has no loss scaling on mps; use precision=fp32")
+        raise ConfigError(f"{key} = 'fp16' has no loss scaling on mps; use {key}=fp32")
     if precision == "bf16" and device.type == "mps":
-        raise ConfigError("precision = 'bf16' is not supported on mps; use precision=fp32")
+        raise ConfigError(f"{key} = 'bf16' is not supported on mps; use {key}=fp32")
     if precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
         name = torch.cuda.get_device_name(device)
-        raise ConfigError(f"precision = 'bf16' cannot run on {name}, which has no bf16; use precision=fp16 or fp32")
+        raise ConfigError(f"{key} = 'bf16' cannot run on {name}, which has no bf16; use {key}=fp16 or fp32")
 
 
 def make(run: Run) -> Strategy:
@@ -161,6 +162,19 @@ def from_main(strategy: Strategy, work: Callable[[], int]) -> int:
 
     strategy.first(find)
     return int(strategy.gather(torch.tensor(found, device=strategy.device))[0])
+
+
+def record_from_main(strategy: Strategy, work: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
+    """A record of JSON that the main process finds, for all ranks: another process may be writing what they would read."""
+    told: list[bytes] = []
+
+    def find() -> int:
+        told.append(json.dumps(work()).encode())
+        return len(told[0])
+
+    length = from_main(strategy, find)
+    mine = torch.tensor(list(told[0]) if told else [0] * length, dtype=torch.int32, device=strategy.device)
+    return dict(json.loads(bytes(strategy.gather(mine[None])[0].tolist())))
 
 
 def norm(tensors: list[Tensor]) -> Tensor:

@@ -196,6 +196,12 @@ class Palette(Model):
         name = sampling.sampler
         if name not in samplers.SAMPLERS:
             raise ConfigError(f"there is no sampler {name!r}; choose one of {', '.join(samplers.SAMPLERS)}")
+        if sampling.steps > len(self._table):
+            # Heun's sampler takes two evaluations a level: counted by levels it would bear more, and be told of half as many.
+            raise ConfigError(
+                f"{sampling.steps} sampling steps are asked for, but the noise table has {len(self._table)} trained levels: "
+                f"choose from 1 to {len(self._table)} steps."
+            )
         if sampling.eta is not None and name not in samplers.NOISY:
             raise ConfigError(f"eta belongs to {' and '.join(samplers.NOISY)} and not to {name}: leave it out")
         levels = self._levels(sampling)

@@ -67,7 +67,12 @@ def evaluate(
     run = settings_for_reading(folder, overrides)
     strategy = strategy_.make(run)
     try:
+        if strategy.world > 1:
+            # Read once for all ranks: a study may be ending meanwhile, and all have to sample alike.
+            known = strategy_.record_from_main(strategy, lambda: recipe.studied(folder))
+            run = settings_for_reading(folder, overrides, studied=known)
         found = opened(folder, run, strategy, choice=choice, ema=ema, overrides=overrides)
+        mapper.check(found, run, strategy)
         made = Recipe.of(run.eval, found.model)
         extractor = distribution.load(run.eval.fid_weights, strategy.device)
         fixations.check(run.data.fixations)
@@ -83,22 +88,28 @@ def evaluate(
             strategy.first(lambda: imported.adopt(folder, data.table))
         trivials = trivial.fit(data.pixels, data.rows["train"], strategy.device)
         maps = max(-(-len(data.rows[name]) // strategy.world) for name in chosen) * made.samples
-        ours = mapper.prepare(folder, found, run, made, strategy, maps=maps)
-        for name in chosen:
-            _score_split(folder, run, name, ours, data, trivials, looked, extractor, strategy, choice, grid)
+        with mapper.room(strategy.device):
+            ours = mapper.prepare(folder, found, run, made, strategy, maps=maps)
+            if ours.compiled:
+                mapper.seconds(ours, ours.batch)  # compiles now: the seconds of a score are those of sampling
+            for name in chosen:
+                _score_split(folder, run, name, ours, data, trivials, looked, extractor, strategy, choice, grid)
         return table(rundir.read_json(folder / rundir.SCORES), chosen, imported.said(folder) if foreign else None)
     finally:
         strategy.close()
 
 
-def settings_for_reading(folder: Path, overrides: Sequence[str], *, studied: bool = True) -> Any:
+def settings_for_reading(folder: Path, overrides: Sequence[str], *, studied: Mapping[str, Any] | None = None) -> Any:
     """Settings of a run folder with runtime overrides; the device is chosen anew, as a run may be read elsewhere.
 
-    What a study has found is the default, unless `studied` is False.
+    What a study has found is the default; `studied` says what that is, where it is known already.
     """
     trained = restore.settings(folder)
     plain = config.plain(trained)
-    known = {**plain, "device": "auto", "eval": {**plain["eval"], **(recipe.studied(folder) if studied else {})}}
+    found = recipe.studied(folder) if studied is None else studied
+    if found:
+        recipe.sound(folder, found, restore.model_of(trained))
+    known = {**plain, "device": "auto", "eval": {**plain["eval"], **found}}
     raw = config.override(known, overrides)
     run = models.resolve(raw)
     then, now = config.identity(trained), config.identity(run)
@@ -231,7 +242,7 @@ def _score_split(
         rows,
         strategy,
         seed=run.seed,
-        batch=ours.batch,
+        batch=ours.pictures(made.samples),
         truth=truth,
         beside=looked.measure if looked else None,
         seen=see,

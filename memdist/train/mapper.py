@@ -13,7 +13,7 @@ import platform
 import resource
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,8 @@ GAIN = 0.03
 """Share of the time of a map that twice the batch must save to be worth it."""
 PATIENCE = 3
 """Doublings in a row that do not pay, after which the search ends."""
+HELD = 4096
+"""Samples that are held at once, at most, however many are asked for of each picture."""
 COMPILE_PAYS = 600.0
 """Seconds of eager sampling from which compiling the network, a minute or two, is worth it."""
 
@@ -63,6 +65,10 @@ class Mapper:
                 net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
             if compiled:
                 net.compile(fullgraph=True, dynamic=False)
+
+    def pictures(self, samples: int) -> int:
+        """Pictures whose samples, so many of each, are held at once."""
+        return max(1, min(self.batch, HELD // samples))
 
     @torch.inference_mode()
     def sample(self, image: Tensor, seeds: Tensor, sampling: Sampling | None = None) -> Tensor:
@@ -101,6 +107,35 @@ def precision_of(run: Any) -> str:
     return str(run.precision if run.eval.precision == "run" else run.eval.precision)
 
 
+@contextlib.contextmanager
+def room(device: torch.device) -> Iterator[None]:
+    """Tell in a sentence where a device has too little memory: a batch was found when it was emptier, or was given."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise ConfigError(
+            f"{name_of(device)} has too little memory now for the maps that are predicted at once: give a smaller eval.batch=N, "
+            "or wait until the device is emptier"
+        ) from error
+
+
+def check(found: Restored, run: Any, strategy: strategy_.Strategy) -> None:
+    """Raise a ConfigError for a precision or a compiler that is not to be had; all ranks call it."""
+    device = strategy.device
+    key = "precision" if run.eval.precision == "run" else "eval.precision"
+    strategy_.check_precision(precision_of(run), device, key)
+    if run.eval.compile != "always":
+        return
+    if "compile" in found.model.refuses():
+        raise ConfigError(f"eval.compile=always cannot be: {found.model.refuses()['compile']}")
+    if not strategy_.from_main(strategy, lambda: int(can_compile(device))):
+        needed = {"cpu": "no C++ compiler (g++, or CXX)", "cuda": "no Triton"}.get(device.type, "nothing")
+        raise ConfigError(
+            f"eval.compile=always cannot be: torch.compile finds {needed} for {device.type}; give eval.compile=auto, or "
+            "install it"
+        )
+
+
 def prepare(
     folder: Path,
     found: Restored,
@@ -116,9 +151,7 @@ def prepare(
     `evaluations` are those of the network for a map, where they are not the recipe's.
     """
     device, precision = strategy.device, precision_of(run)
-    strategy_.check_precision(precision, device)
-    if "compile" in found.model.refuses() and run.eval.compile == "always":
-        raise ConfigError(f"eval.compile=always cannot be: {found.model.refuses()['compile']}")
+    check(found, run, strategy)
     trial = Mapper(found, recipe, device, precision, 1)
     wanted = run.eval.batch or (PLAIN_BATCH if not found.model.samples else None)
     if wanted is None:

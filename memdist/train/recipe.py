@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
 from torch import Tensor
 
 from memdist import rundir
@@ -80,6 +82,20 @@ def studied(folder: Path) -> dict[str, Any]:
             f"{folder / rundir.STUDY} does not say what was chosen: delete it, or give `memdist evaluate RUN --study` again"
         )
     return {key: chosen[key] for key in KEYS}
+
+
+def sound(folder: Path, chosen: Mapping[str, Any], model: Model) -> None:
+    """Raise a CheckpointError where the run cannot be sampled as its study is said to have found: nobody gave that."""
+    try:
+        settings = Eval.model_validate_json(json.dumps(chosen), strict=True)
+        model.check(Recipe.of(settings, model).sampling)
+    except (ValidationError, ConfigError) as error:
+        keys = [str(entry["loc"][0]) for entry in error.errors()] if isinstance(error, ValidationError) else []
+        wrong = " and ".join(f"{key} = {chosen[key]!r:.60}" for key in dict.fromkeys(keys)) or str(error).rstrip(".")
+        raise CheckpointError(
+            f"{folder / rundir.STUDY} says to sample in a way that cannot be ({wrong}): delete it, or give "
+            "`memdist evaluate RUN --study` again"
+        ) from error
 
 
 def refuse(model: Model, overrides: Sequence[str]) -> None:

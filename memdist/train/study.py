@@ -33,13 +33,14 @@ def study(folder: Path, *, choice: str = "best", ema: bool = True, overrides: Se
     """
     _refuse(overrides)
     # What a former study found is no part of this one.
-    run = evaluate.settings_for_reading(folder, overrides, studied=False)
+    run = evaluate.settings_for_reading(folder, overrides, studied={})
     plan, reference = plan_of(restore.model_of(run), run)
     strategy = strategy_.make(run)
     try:
         found = evaluate.opened(
             folder, run, strategy, choice=choice, ema=ema, overrides=overrides, samplings=[reference]
         )
+        mapper.check(found, run, strategy)
         data = evaluate.pairs_of(folder, run, strategy)
         if not len(data.rows["val"]):
             raise ConfigError(
@@ -48,9 +49,11 @@ def study(folder: Path, *, choice: str = "best", ema: bool = True, overrides: Se
             )
         rows = subset(data.pixels, data.rows["val"], run.study.images)
         bench = bench_.Bench(folder, run, found, data, rows, strategy, plan)
-        bench.measure(mapper.precision_of(run))
+        with mapper.room(strategy.device):
+            bench.measure(mapper.precision_of(run))
         done = studytable.make(bench.settings(mapper.precision_of(run)), reference, run.study.tolerance)
-        halved = bench.halved(done.chosen)
+        with mapper.room(strategy.device):
+            halved = bench.halved(done.chosen)
         record = {
             "chosen": done.chosen.default(),
             "reference": done.reference.record(),

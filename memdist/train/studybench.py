@@ -9,7 +9,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -53,8 +53,9 @@ class Bench:
     plan: Plan
 
     def __post_init__(self) -> None:
-        self.circumstances = self._circumstances()
-        kept = _from_main(self.strategy, self._kept)
+        # The main process's: nodes may have other devices, and what is left to measure has to be the same for all ranks.
+        self.circumstances = strategy_.record_from_main(self.strategy, self._circumstances)
+        kept = strategy_.record_from_main(self.strategy, self._kept)
         self.measured = _parsed(self.folder, kept, self.circumstances)
         self._begun = Begun.read(kept.get("begun")) if kept.get("circumstances") == self.circumstances else None
         # Asked before hours are spent: whether anything can be written there.
@@ -145,7 +146,7 @@ class Bench:
                 rows,
                 self.strategy,
                 seed=self.run.seed,
-                batch=ours.batch,
+                batch=ours.pictures(several[-1]),
                 truth=self._truths(),
             )
             # Every rank takes its share: the slowest one's time counts. Batches are full, so that a sample costs as another.
@@ -246,16 +247,3 @@ def _parsed(folder: Path, kept: Mapping[str, Any], circumstances: Mapping[str, A
             f"{folder / rundir.STUDY} does not say what was measured: delete it, and give the command again"
         ) from error
     return found
-
-
-def _from_main(strategy: strategy_.Strategy, work: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
-    """What the main process finds, for all ranks: another process may be writing what they would read."""
-    told: list[bytes] = []
-
-    def find() -> int:
-        told.append(json.dumps(work()).encode())
-        return len(told[0])
-
-    length = strategy_.from_main(strategy, find)
-    mine = torch.tensor(list(told[0]) if told else [0] * length, dtype=torch.int32, device=strategy.device)
-    return dict(json.loads(bytes(strategy.gather(mine[None])[0].tolist())))

@@ -5,13 +5,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from memdist import rundir
 from memdist.bench import sample
 from memdist.compare import page, table
+from memdist.distributed import strategy as strategy_
+from memdist.distributed.single import Single
 from memdist.errors import ConfigError
-from memdist.train import evaluate, loop
+from memdist.train import evaluate, loop, mapper, recipe, study
 from tests import tiny
 
 
@@ -95,3 +98,31 @@ def test_settings_that_cannot_be_are_refused_before_anything_is_written(run: Pat
     with pytest.raises(ConfigError, match="eta belongs to"):
         evaluate.evaluate(run, ["test"], overrides=["eval.eta=0.5", "eval.sampler=heun"])
     assert before == {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file()}
+
+
+def test_a_device_that_is_full_is_told(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("full")
+
+    monkeypatch.setattr(mapper.Mapper, "sample", full)
+    for given in ([], ["eval.batch=2"]):
+        with pytest.raises(ConfigError, match=r"has too little memory now .*: give a smaller eval\.batch=N"):
+            evaluate.evaluate(run, ["test"], overrides=["eval.samples=3", *given])
+    with pytest.raises(ConfigError, match=r"has too little memory now"):
+        study.study(run, overrides=["study.steps=[1]"])
+
+
+def test_the_main_rank_reads_the_study_for_all(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Each rank reads for itself at first, and a study may end between the two.
+    monkeypatch.setattr(Single, "world", 2, raising=False)
+    monkeypatch.setattr(recipe, "studied", lambda _: {})
+    told: list[bool] = []
+
+    def main(strategy: object, work: object) -> dict[str, object]:
+        told.append(True)
+        raise InterruptedError
+
+    monkeypatch.setattr(strategy_, "record_from_main", main)
+    with pytest.raises(InterruptedError):
+        evaluate.evaluate(run, ["test"])
+    assert told == [True]

@@ -8,6 +8,7 @@ import torch
 
 from memdist import models, rundir
 from memdist.distributed.single import Single
+from memdist.errors import ConfigError
 from memdist.model import Sampling
 from memdist.train import mapper, restore
 from memdist.train.mapper import Mapper, find_batch
@@ -152,3 +153,30 @@ def test_a_model_that_does_not_sample_is_not_tried(tmp_path: Path, monkeypatch: 
     made = mapper.prepare(tmp_path, given, run, Recipe(Sampling()), Single(CPU, "fp32"), maps=200)
     assert (made.batch, made.compiled) == (50, False)
     assert made.maps(_images(3), _seeds(3, 1)).shape == (3, 3, tiny.SIZE, tiny.SIZE)
+
+
+def test_what_cannot_be_had_is_told_by_its_setting(
+    found: restore.Restored, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    strategy = Single(CPU, "fp32")
+
+    def check(**settings: str) -> None:
+        mapper.check(found, models.resolve(tiny.raw("palette x0", tmp_path, **settings)), strategy)
+
+    with pytest.raises(ConfigError, match=r"^eval\.precision = 'fp16' needs a GPU .* use eval\.precision=fp32$"):
+        check(**{"eval.precision": "fp16"})
+    with pytest.raises(ConfigError, match=r"^precision = 'fp16' needs a GPU"):
+        check(precision="fp16")
+    check(**{"eval.compile": "auto"})
+    monkeypatch.setattr(mapper, "can_compile", lambda _: False)
+    check(**{"eval.compile": "auto"})
+    with pytest.raises(
+        ConfigError, match=r"eval\.compile=always cannot be: .* no C\+\+ compiler .* eval\.compile=auto"
+    ):
+        check(**{"eval.compile": "always"})
+
+
+def test_many_samples_of_a_picture_are_held_for_few_pictures(found: restore.Restored) -> None:
+    made = _made(found, 512)
+    assert [made.pictures(k) for k in (1, 8, 9, 1024)] == [512, 512, 455, 4]
+    assert _made(found, 2).pictures(1024) == 2

@@ -118,3 +118,40 @@ def test_a_flat_noise_table_is_no_place_for_solvers(tmp_path: Path) -> None:
     ):
         palette.check(Sampling(sampler="dpmpp_2m", steps=1000))
     palette.check(Sampling(sampler="dpmpp_2m", steps=1000, spacing="snr"))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"steps": "abc"}, r"\(steps = 'abc'\)"),
+        ({"steps": 999}, "999 sampling steps are asked for"),
+        ({"sampler": "nope"}, "there is no sampler 'nope'"),
+        ({"samples": True, "combine": None}, "samples = True and combine = None"),
+        ({"sampler": "heun", "eta": 0.5}, "eta belongs to"),
+    ],
+)
+def test_a_study_that_chose_what_cannot_be_is_named(wrong: dict[str, object], says: str, tmp_path: Path) -> None:
+    chosen = {
+        "sampler": "ddim",
+        "steps": 2,
+        "eta": None,
+        "spacing": "time",
+        "bound": "clamp",
+        "samples": 1,
+        "combine": "mean",
+    }
+    model = _model("palette", tmp_path)
+    recipe.sound(tmp_path, chosen, model)
+    with pytest.raises(
+        CheckpointError, match=f"study.json says to sample in a way that cannot be .*{says}.*: delete it"
+    ):
+        recipe.sound(tmp_path, chosen | wrong, model)
+
+
+def test_heun_takes_no_more_evaluations_than_levels_were_trained(tmp_path: Path) -> None:
+    model = _model("palette", tmp_path)
+    trained = model.slowest()
+    assert trained is not None
+    model.check(Sampling(sampler="heun", steps=trained.steps))
+    with pytest.raises(ConfigError, match=f"{trained.steps + 1} sampling steps are asked for"):
+        model.check(Sampling(sampler="heun", steps=trained.steps + 1))
