@@ -269,7 +269,9 @@ SAMPLERS: dict[str, Sampler] = {
 NOISY = ("ddim", "dpmpp_3m_sde")
 """Those that take `eta`."""
 LENIENT = ("ancestral", "ddim")
-"""Those that bear the same level twice."""
+"""Those that bear the same level twice, and one of noise alone."""
+NOISIEST = 1e-12
+"""Others start at no gamma below it: they divide by the signal, or work in its logarithm."""
 
 
 def intervals(sampler: str, evaluations: int) -> int:

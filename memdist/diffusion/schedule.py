@@ -131,7 +131,11 @@ def levels(table: Tensor, steps: int, spacing: Spacing = "time") -> Tensor:
         # ceil(T * k / steps) in integers, for k = steps ... 1: rounding errors cannot make two levels the same.
         chosen = table[[-(-len(table) * k // steps) - 1 for k in range(steps, 0, -1)]]
     else:
-        noisiest, cleanest = table[-1], table[1 - table > _SMALLEST][0]
+        # A log-SNR is infinite at either end; a table may come as near as float64 goes, or reach it.
+        finite = table[(table > _SMALLEST) & (1 - table > _SMALLEST)]
+        if not len(finite):
+            raise ConfigError(f"spacing {spacing} cannot be: no level of the noise table lies between clean and noise")
+        noisiest, cleanest = finite[-1], finite[0]
         first, last = _spread(spacing, torch.stack((noisiest, cleanest)))
         chosen = _gathered(spacing, first + torch.linspace(0, 1, steps, dtype=torch.float64) * (last - first))
         chosen[-1], chosen[0] = cleanest, noisiest  # rounding must not carry the ends out of what was trained

@@ -205,6 +205,11 @@ class Palette(Model):
         if sampling.eta is not None and name not in samplers.NOISY:
             raise ConfigError(f"eta belongs to {' and '.join(samplers.NOISY)} and not to {name}: leave it out")
         levels = self._levels(sampling)
+        if name not in samplers.LENIENT and levels[0] < samplers.NOISIEST:
+            raise ConfigError(
+                f"{name} cannot start at the noise table's last level, {levels[0]:.1g}, where the log-SNR has no end: use "
+                "eval.spacing=snr or karras, or the sampler ddim or ancestral"
+            )
         if name not in samplers.LENIENT and not bool((levels.diff() > 0).all()):
             raise ConfigError(
                 f"{name} cannot take {sampling.steps} steps with spacing {sampling.spacing}, as the noise table is flat in "

@@ -155,3 +155,15 @@ def test_heun_takes_no_more_evaluations_than_levels_were_trained(tmp_path: Path)
     model.check(Sampling(sampler="heun", steps=trained.steps))
     with pytest.raises(ConfigError, match=f"{trained.steps + 1} sampling steps are asked for"):
         model.check(Sampling(sampler="heun", steps=trained.steps + 1))
+
+
+def test_solvers_in_log_snr_do_not_start_where_it_has_no_end(tmp_path: Path) -> None:
+    # Variances of up to 0.99 leave 1e-218 and less of the signal: Heun's weights would be infinite in float32.
+    table = {"name": "linear_beta", "steps": 400, "end": 0.99}
+    model = restore.model_of(tiny.run("palette", tmp_path, **{"model.schedule": table}))
+    for sampler in ("ancestral", "ddim"):
+        model.check(Sampling(sampler=sampler, steps=4))
+    for sampler in ("dpmpp_2m", "dpmpp_3m_sde", "heun", "unipc"):
+        with pytest.raises(ConfigError, match=f"{sampler} cannot start at the noise table's last level"):
+            model.check(Sampling(sampler=sampler, steps=4))
+        model.check(Sampling(sampler=sampler, steps=4, spacing="karras"))

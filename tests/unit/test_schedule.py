@@ -246,3 +246,12 @@ def test_posterior_is_diffusers():
         torch.testing.assert_close(x0, step.pred_original_sample, rtol=1e-4, atol=1e-5)
         mean, variance = schedule.posterior(x0, noisy, gamma, cleaner)
         torch.testing.assert_close(mean + variance.sqrt() * noise, step.prev_sample, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("spacing", ["snr", "karras"])
+def test_levels_spread_in_noise_keep_from_ends_that_are_infinite(spacing: schedule.Spacing) -> None:
+    table = torch.tensor([1.0, 0.9, 0.5, 1e-9, 1e-218, 0.0], dtype=torch.float64)
+    found = schedule.levels(table, 3, spacing)
+    assert found.isfinite().all() and found[0] == 1e-9 and found[2] == 0.9 and bool((found.diff() > 0).all())
+    with pytest.raises(ConfigError, match=f"spacing {spacing} cannot be: no level of the noise table"):
+        schedule.levels(torch.tensor([1.0, 1.0, 0.0], dtype=torch.float64), 2, spacing)
