@@ -204,6 +204,9 @@ def heun(
 
     In EDM's coordinates x / sqrt(gamma) with the noise sigma = sqrt(1 / gamma - 1); written as weights of x and of the two
     predictions, so that float32 bears a sigma of thousands. The step to the clean level is Euler's, with one evaluation.
+
+    A step from sigma to a fraction of it weights the difference of its two predictions by about sigma / (2 sigma'), whatever
+    they are: from gamma = 1e-9 (sigma = 31623) few evaluations give noise, even with the exact prediction (EDM starts at 80).
     """
     signal, noise, _ = parts(levels)
     on_device = levels.to(start.device)
