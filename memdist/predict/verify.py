@@ -24,7 +24,7 @@ _TOLD = {
 def verify(there: folder.Folder, pictures: Sequence[Picture], threads: int) -> Report:
     """Compare every output with its picture and its line by their hashes, and look for what is no output; writes nothing."""
     problems: dict[str, list[str]] = {told: [] for told in _TOLD.values()}
-    unread = problems.setdefault("pictures that cannot be read", [])
+    unread = problems.setdefault("unreadable", [])
     whole = 0
 
     def look(picture: Picture) -> list[str | None] | str:
@@ -44,7 +44,7 @@ def verify(there: folder.Folder, pictures: Sequence[Picture], threads: int) -> R
                     whole += 1
                 else:
                     problems[_TOLD[harm]].append(f"{there.out / name} (of {picture.path})")
-    extra = problems.setdefault("files that are no output", [])
+    extra = problems.setdefault("extra, no output of these pictures", [])
     extra += [str(path) for path in _extra(there, pictures)]
     of = f"of {several(len(pictures), 'picture')}"
     if not any(problems.values()):

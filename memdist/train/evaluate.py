@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import csv
-import io
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from memdist import config, locks, metrics, models, rundir, saliency
-from memdist.config import words
+from memdist import config, locks, models, rundir
 from memdist.data import cache as cache_
 from memdist.data import fixations, loader, sources
 from memdist.data import split as split_
@@ -33,21 +30,15 @@ from memdist.train import (
     recipe,
     restore,
     score,
+    scored,
     sheets,
     trivial,
-    validate,
 )
 from memdist.train.recipe import Recipe
 from memdist.train.score import Predictor, Rows
 
-SINGLE = "one sample"
-"""What the model's first sample is called beside what is made of k of them."""
-
 Truths = Callable[[int], Tensor]
 """A true map by its row."""
-
-_HEAD = ("split", "predictor", "stem")
-"""What tells the lines of scores.csv apart."""
 
 
 def evaluate(
@@ -76,7 +67,7 @@ def evaluate(
         made = Recipe.of(run.eval, found.model)
         extractor = distribution.load(run.eval.fid_weights, strategy.device)
         fixations.check(run.data.fixations)
-        strategy.first(lambda: _ready(folder))
+        strategy.first(lambda: scored.ready(folder))
         data, foreign = pairs_of(folder, run, strategy), imported.is_imported(folder)
         chosen = [name for name in splits if len(data.rows[name])]
         if not chosen:
@@ -94,7 +85,9 @@ def evaluate(
                 mapper.seconds(ours, ours.batch)  # compiles now: the seconds of a score are those of sampling
             for name in chosen:
                 _score_split(folder, run, name, ours, data, trivials, looked, extractor, strategy, choice, grid)
-        return table(rundir.read_json(folder / rundir.SCORES), chosen, imported.said(folder) if foreign else None)
+        return scored.table(
+            rundir.read_json(folder / rundir.SCORES), chosen, imported.said(folder) if foreign else None
+        )
     finally:
         strategy.close()
 
@@ -139,7 +132,11 @@ def opened(
     recipe.refuse(model, overrides)
     for sampling in samplings or [Recipe.of(run.eval, model).sampling]:
         model.check(sampling)
-    return restore.restore(folder, choice, ema=ema, device=strategy.device, step=step)
+    found = restore.restore(folder, choice, ema=ema, device=strategy.device, step=step)
+    if not samplings and strategy.main and (stale := recipe.stale(folder, found.step, found.averaged, overrides)):
+        with contextlib.suppress(OSError):
+            print(f"memdist: {stale}", file=sys.stderr)
+    return found
 
 
 def pairs_of(folder: Path, run: Any, strategy: strategy_.Strategy) -> dataset.Dataset:
@@ -224,7 +221,7 @@ def _score_split(
     seen = extremes.Extremes(pixels)
     predictors = {"model": sampled.combined(made.samples, made.combine)}
     if made.samples > 1:
-        predictors[SINGLE] = sampled.combined(1, made.combine)
+        predictors[scored.SINGLE] = sampled.combined(1, made.combine)
     predictors |= trivials
     distance = distribution.Distance(extractor, list(predictors), len(rows), truth, strategy) if extractor else None
     lines = sheets.Lines(pixels, rows, run.eval.grid) if grid else None
@@ -251,8 +248,8 @@ def _score_split(
     strips = seen.strips(rows, values["model"]["l1"], strategy)
     pages = lines.sheets(made, strategy) if lines is not None else None
     sizes = sorted(set(there.sizes))
-    means = {who: {m: _summary(v) for m, v in by.items()} for who, by in values.items()}
-    own, alone = means.pop("model"), means.pop(SINGLE, None)
+    means = {who: {m: scored.summary(v) for m, v in by.items()} for who, by in values.items()}
+    own, alone = means.pop("model"), means.pop(scored.SINGLE, None)
     reached = [v["l1"]["mean"] for v in means.values() if v["l1"]["mean"] is not None]
 
     def skill(l1: float | None) -> float | None:
@@ -280,120 +277,4 @@ def _score_split(
             held.enter_context(locks.hold(folder, rundir.SCORING_LOCK, queue=True))
 
         strategy.first(wait_our_turn)
-        strategy.first(lambda: _write(folder, name, record, pixels, rows, values, strips, pages))
-
-
-def _summary(values: np.ndarray) -> dict[str, Any]:
-    summary = metrics.summarise(values)
-    return {"mean": summary.mean, "n": summary.n, "undefined": summary.undefined}
-
-
-def _ready(folder: Path) -> None:
-    """Raise a CheckpointError where scores could not be put once they are there, before hours are spent on them."""
-    probe = rundir.temporary(folder / rundir.SCORES)
-    with rundir.naming(folder):
-        # Rights say nothing of a disk that is full or mounted read-only.
-        try:
-            probe.write_bytes(bytes(4096))
-        finally:
-            probe.unlink(missing_ok=True)
-    rundir.samples(folder)
-    rundir.read_json(folder / rundir.SCORES)
-    _former_lines(folder)
-
-
-def _former_lines(folder: Path) -> list[dict[str, str]]:
-    """Lines of scores.csv, unless it has other columns than are written now."""
-    path = folder / rundir.SCORES_CSV
-    if not path.is_file():
-        return []
-    try:
-        former = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"), newline=""))
-        whole = set(former.fieldnames or ()) >= {*_HEAD, *metrics.METRICS}
-        return list(former) if whole else []
-    except (OSError, ValueError, csv.Error) as error:
-        raise CheckpointError(f"{path} cannot be read as a table: {error}; restore it or delete it") from error
-
-
-def _show(folder: Path, strips: Mapping[str, Tensor]) -> None:
-    """Put strips in place of a folder of former ones, which stay until the new ones are whole."""
-    rundir.sweep(rundir.samples(folder.parent.parent))
-    with rundir.new_folder(folder) as beside:
-        for name, strip in strips.items():
-            validate.write_png(beside / name, strip)
-        if folder.is_symlink() or folder.is_file():
-            folder.unlink()
-        else:
-            rundir.remove_folder(folder)
-
-
-def _write(
-    folder: Path,
-    name: str,
-    record: Mapping[str, Any],
-    pixels: cache_.Pixels,
-    rows: Rows,
-    values: Mapping[str, score.Values],
-    strips: Mapping[str, Tensor],
-    pages: Mapping[str, Tensor] | None,
-) -> None:
-    """Put a split's scores in place of its former ones; scores.csv first, so that scores.json never speaks of absent lines."""
-    lines = [line for line in _former_lines(folder) if line["split"] != name]
-    _show(folder / rundir.SAMPLES / name, strips)
-    if pages is not None:
-        _show(folder / rundir.SAMPLES / f"{name}-grid", pages)
-    shown = [*metrics.METRICS, *(m for m in saliency.METRICS if m in values["model"])]
-    for who, by_metric in values.items():
-        for at, row in enumerate(rows):
-            figures = {m: "" if np.isnan(by_metric[m][at]) else f"{by_metric[m][at]:.6g}" for m in shown}
-            lines.append({"split": name, "predictor": who, "stem": pixels.stems[row], **figures})
-    # Columns that only some splits have are empty in the others' lines.
-    columns = [*_HEAD, *metrics.METRICS]
-    columns += [m for m in saliency.METRICS if m in shown or any(line.get(m) for line in lines)]
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, restval="", extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(lines)
-    rundir.write_text(folder / rundir.SCORES_CSV, text.getvalue())
-    scores = rundir.read_json(folder / rundir.SCORES)
-    rundir.write_json(folder / rundir.SCORES, {**scores, name: dict(record)})
-
-
-def table(scores: Mapping[str, Any], splits: Sequence[str], note: str | None = None) -> Any:
-    """Scores of splits as a table: the model above the trivial predictors; `note` below."""
-    from rich.console import Group
-    from rich.table import Table
-
-    parts: list[Any] = []
-    for name in splits:
-        record = scores[name]
-        how = f"checkpoint {record['checkpoint']} ({record['choice']}{', averaged weights' if record['ema'] else ''})"
-        if record["sampling"]:
-            how += f", {words.sampling(record['sampling'])}"
-        selected = "; selected on: optimistic" if record["optimistic"] else ""
-        shown = Table(title=f"{name}: {record['n']} pictures, {how}{selected}", title_justify="left")
-        shown.add_column("predictor")
-        for metric in metrics.METRICS.values():
-            shown.add_column(
-                f"{metric.name} ({'lower' if metric.better == 'lower' else 'higher'} is better)", justify="right"
-            )
-        single = [(SINGLE, record["single"]["metrics"])] if record.get("single") else []
-        for who, means in (("model", record["metrics"]), *single, *record["trivial"].items()):
-            shown.add_row(who, *(_cell(means[metric]) for metric in metrics.METRICS))
-        parts.append(shown)
-        if record["skill"] is not None:
-            parts.append(f"skill over the best trivial predictor (1 - L1 / its L1): {record['skill']:+.3f}\n")
-        if record["fixations"]:
-            parts += [gaze.table(name, record, _cell), gaze.sentence(record["fixations"], record["n"]) + "\n"]
-        if record["distribution"]:
-            parts.append(distribution.sentence(record["distribution"]) + "\n")
-    if any(scores[name]["distribution"] is None for name in splits):
-        parts.append(distribution.UNASKED)
-    return Group(*parts, *([note] if note else []))
-
-
-def _cell(summary: Mapping[str, Any]) -> str:
-    if summary["mean"] is None:
-        return f"undefined for all {summary['undefined']}"
-    undefined = f" ({summary['undefined']} undefined)" if summary["undefined"] else ""
-    return f"{summary['mean']:.4f}{undefined}"
+        strategy.first(lambda: scored.write(folder, name, record, pixels, rows, values, strips, pages))

@@ -198,7 +198,9 @@ def _batch(folder: Path, trial: Mapper, maps: int) -> int:
     """The batch that pays, remembered for this device; no larger than what there is to predict."""
     most = 2 ** math.ceil(math.log2(max(1, min(maps, LARGEST_BATCH))))
     where = f"{name_of(trial.device)}, {trial.precision}, {torch.get_num_threads()} threads"
-    known = rundir.read_json(folder / rundir.BATCHES)
+    known: dict[str, Any] = {}
+    with contextlib.suppress(CheckpointError):  # what is damaged is found and written anew
+        known = rundir.read_json(folder / rundir.BATCHES)
     former = known.get(where)
     if isinstance(former, int) and 1 <= former <= LARGEST_BATCH:
         return min(former, most)

@@ -98,6 +98,21 @@ def sound(folder: Path, chosen: Mapping[str, Any], model: Model) -> None:
         ) from error
 
 
+def stale(folder: Path, step: int, averaged: bool, overrides: Sequence[str]) -> str | None:
+    """A sentence where the sampling of a run is what a study found for other weights of it; None where that is not so."""
+    known = rundir.read_json(folder / rundir.STUDY)
+    given = {text.partition("=")[0] for text in overrides}
+    if known.get("chosen") is None or {"eval.sampler", "eval.steps"} <= given:
+        return None
+    if (known.get("checkpoint"), known.get("averaged")) == (step, averaged):
+        return None
+    then = f"step {known.get('checkpoint')}{', averaged' if known.get('averaged') else ''}"
+    return (
+        f"how {folder} is sampled was found by a study of other weights ({then}) than these (step {step}"
+        f"{', averaged' if averaged else ''}): `memdist evaluate RUN --study` looks anew"
+    )
+
+
 def refuse(model: Model, overrides: Sequence[str]) -> None:
     """Raise a ConfigError for settings of sampling that are given for a model that does not sample."""
     if model.samples:

@@ -15,6 +15,7 @@ from memdist import draws, metrics, rundir, saliency
 from memdist.compare import page, table
 from memdist.data import example
 from memdist.train import dataset, distribution, evaluate, loop, trivial
+from memdist.train import scored as scored_
 from memdist.train.trivial import NAMES
 from tests import looks, tiny
 
@@ -152,10 +153,10 @@ def _text(renderable: Any) -> str:
 
 def test_what_is_printed(scored: Path) -> None:
     scores = rundir.read_json(scored / "run" / rundir.SCORES)
-    told = _text(evaluate.table(scores, ["test"]))
+    told = _text(scored_.table(scores, ["test"]))
     assert "against fixations" in told and "auc-borji (higher is better)" in told and "KID to the true maps" in told
     assert f"fixations of {scores['test']['fixations']['pictures']} of 6 pictures" in told
-    assert "fixations" not in _text(evaluate.table(scores, ["val"]))
+    assert "fixations" not in _text(scored_.table(scores, ["val"]))
 
 
 def test_comparisons_show_them_and_say_who_lacks_them(scored: Path, tmp_path: Path) -> None:

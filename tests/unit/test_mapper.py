@@ -122,6 +122,9 @@ def test_what_was_found_is_remembered(found: restore.Restored, tmp_path: Path, m
     first = mapper.prepare(tmp_path, found, run, Recipe(SAMPLING), strategy, maps=100)
     assert first.batch == 4 and max(tried) == 32 and not first.compiled
     assert list(rundir.read_json(tmp_path / rundir.BATCHES).values()) == [4]
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged" / rundir.BATCHES).write_text("{")
+    assert mapper.prepare(tmp_path / "damaged", found, run, Recipe(SAMPLING), strategy, maps=100).batch == 4
     tried.clear()
     again = mapper.prepare(tmp_path, found, run, Recipe(SAMPLING), strategy, maps=6)
     # Two batches of 3 rather than one of 4 and one of 2 that is filled up.

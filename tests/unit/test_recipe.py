@@ -86,6 +86,18 @@ def test_what_a_study_chose_is_the_runs_default(tmp_path: Path) -> None:
             recipe.studied(tmp_path)
 
 
+def test_a_study_of_other_weights_is_told(tmp_path: Path) -> None:
+    assert recipe.stale(tmp_path, 10, True, []) is None
+    chosen = {key: None for key in recipe.KEYS}
+    rundir.write_json(tmp_path / rundir.STUDY, {"chosen": chosen, "checkpoint": 10, "averaged": True})
+    assert recipe.stale(tmp_path, 10, True, []) is None
+    sentence = recipe.stale(tmp_path, 20, False, ["device=cpu", "eval.samples=2"])
+    assert (
+        sentence and "(step 10, averaged) than these (step 20): `memdist evaluate RUN --study` looks anew" in sentence
+    )
+    assert recipe.stale(tmp_path, 20, True, ["eval.steps=2", "eval.sampler=ddim"]) is None
+
+
 def test_settings_of_sampling_do_not_apply_to_others(tmp_path: Path) -> None:
     unet, palette = _model("unet", tmp_path), _model("palette", tmp_path)
     for key in recipe.KEYS:
