@@ -61,7 +61,7 @@ class Mapper:
         self.found, self.recipe, self.device = found, recipe, device
         self.precision, self.batch, self.compiled = precision, batch, compiled
         for net in found.nets.values():
-            if device.type == "cuda":
+            if device.type == "cuda" or compiled:  # where it was measured to pay, as in training
                 net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
             if compiled:
                 net.compile(fullgraph=True, dynamic=False)
