@@ -80,6 +80,11 @@ class Truth:
         return [(int(height), int(width)) for _, height, width in self._shapes]
 
 
+def keep_compiled(folder: Path | None) -> None:
+    """Let torch keep between commands what it compiles, beside the decoded pictures in `folder` (None: the default one)."""
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str((folder or default_folder()) / "inductor"))
+
+
 def default_folder() -> Path:
     """Folder of caches: $MEMDIST_CACHE, else memdist in $XDG_CACHE_HOME, else ~/.cache/memdist; raises DataError."""
     own, theirs = os.environ.get("MEMDIST_CACHE"), os.environ.get("XDG_CACHE_HOME")

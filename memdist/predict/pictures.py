@@ -243,13 +243,8 @@ class _Job:
         ours, start = self.ours, time.perf_counter()
         pixels = torch.from_numpy(np.stack([one.pixels for one in part if one.pixels is not None]))
         seeds = mapper.seeds(self.run.seed, [one.digest for one in part], ours.recipe.samples, ours.device)
-        try:
+        with mapper.room(ours.device):
             samples = ours.sample(loader.floats(pixels.to(ours.device)), seeds)
-        except torch.OutOfMemoryError as error:
-            raise ConfigError(
-                f"{several(ours.batch, 'map')} at once are more than {mapper.name_of(ours.device)} has memory for: give a "
-                "smaller eval.batch=N"
-            ) from error
         # Picture by picture: a reduction may sum in another order where there are more of them.
         maps = torch.cat([recipe.combined(samples[at : at + 1], ours.recipe.combine) for at in range(len(part))])
         lost = (~maps.isfinite()).flatten(1).any(dim=1).nonzero().tolist()  # waits for the device

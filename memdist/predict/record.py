@@ -5,7 +5,6 @@ The first process makes `predict.json`; all others, on whichever machine, read i
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import time
@@ -14,12 +13,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import nn
-
 from memdist import config, rundir
 from memdist.errors import CheckpointError
-from memdist.train import mapper
+from memdist.train import mapper, restore
 from memdist.train.recipe import Recipe
 from memdist.train.restore import Restored
 
@@ -61,7 +57,7 @@ def settings(found: Restored, run: Any, made: Recipe, each: bool) -> dict[str, A
     sampling.pop("evaluations", None)  # it follows from the others
     whole = {
         "format": FORMAT,
-        "weights": digest(found.nets),
+        "weights": restore.digest(found.nets),
         "seed": run.seed,
         "precision": mapper.precision_of(run),
         **{f"eval.{key}": value for key, value in sampling.items()},
@@ -70,16 +66,6 @@ def settings(found: Restored, run: Any, made: Recipe, each: bool) -> dict[str, A
         **model,
     }
     return json.loads(json.dumps(whole))  # as it is read again
-
-
-def digest(nets: Mapping[str, nn.Module]) -> str:
-    """SHA-256 of the weights and buffers of networks, by their names."""
-    sums = hashlib.sha256()
-    for name in sorted(nets):
-        for key, value in nets[name].state_dict().items():
-            sums.update(f"{name}.{key} {value.dtype} {list(value.shape)}\0".encode())
-            sums.update(value.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return sums.hexdigest()
 
 
 def read(out: Path) -> Record | None:

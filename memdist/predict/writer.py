@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import io
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
@@ -16,6 +15,7 @@ from memdist.errors import CheckpointError
 from memdist.predict.folder import Folder, Line, Manifest
 from memdist.predict.inputs import Shard
 from memdist.predict.record import Record
+from memdist.train import validate
 
 ROOM = 2**30
 """Bytes of pixels that wait to be written, at most: outputs have the size of their pictures, which may be large."""
@@ -73,16 +73,6 @@ class Writer:
         self._manifest.write(future.result(), seconds, replicate)
 
     def _write(self, name: str, digest: str, output: Tensor) -> Line:
-        data = _png(output)
+        data = validate.png(output)
         rundir.write_bytes(self._place.out / name, data)
         return Line(name, digest, hashlib.sha256(data).hexdigest())
-
-
-def _png(picture: Tensor) -> bytes:
-    """Encode uint8 [3 or 1, H, W]."""
-    from PIL import Image
-
-    array = picture.permute(1, 2, 0).contiguous().numpy()
-    buffer = io.BytesIO()
-    Image.fromarray(array[..., 0] if array.shape[2] == 1 else array).save(buffer, "PNG")
-    return buffer.getvalue()

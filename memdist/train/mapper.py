@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
 import platform
 import resource
 import sys
@@ -162,7 +161,7 @@ def prepare(
         total = maps / wanted * (evaluations or found.model.evaluations(recipe.sampling))
         compiled = bool(strategy_.from_main(strategy, lambda: _pays(trial, total)))
     if compiled:
-        _at_hand(run)
+        cache_.keep_compiled(run.data.cache)
     return Mapper(found, recipe, device, precision, wanted, compiled=compiled)
 
 
@@ -187,11 +186,6 @@ def can_compile(device: torch.device) -> bool:
     from torch.utils._triton import has_triton
 
     return device.type == "cuda" and has_triton()
-
-
-def _at_hand(run: Any) -> None:
-    """Keep what the compiler makes between commands, beside the decoded pictures."""
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str((run.data.cache or cache_.default_folder()) / "inductor"))
 
 
 def _batch(folder: Path, trial: Mapper, maps: int) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -41,10 +41,6 @@ class Recipe:
             bound=settings.bound,
         )
         return cls(sampling, settings.samples if model.samples else 1, settings.combine)
-
-    def once(self) -> Recipe:
-        """The same with one sample."""
-        return replace(self, samples=1)
 
     def cost(self, model: Model) -> int:
         """Network evaluations that the map of one picture takes."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -140,6 +141,16 @@ def _restored(folder: Path, step: int, ema: bool, device: torch.device) -> Resto
     averaged = ema and run.ema.decay is not None
     checkpoint.load_weights(folder, step, nets, averages=averaged)
     return Restored(run, model, nets, step, averaged)
+
+
+def digest(nets: Mapping[str, nn.Module]) -> str:
+    """SHA-256 of the weights and buffers of networks, by their names."""
+    sums = hashlib.sha256()
+    for name in sorted(nets):
+        for key, value in nets[name].state_dict().items():
+            sums.update(f"{name}.{key} {value.dtype} {list(value.shape)}\0".encode())
+            sums.update(value.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return sums.hexdigest()
 
 
 def model_of(run: Any) -> Model:

@@ -8,12 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from memdist import draws
 from memdist.data import cache, loader
 from memdist.distributed.strategy import Strategy
 from memdist.train.recipe import Recipe
 from memdist.train.score import Rows
-from memdist.train.validate import to_bytes
+from memdist.train.validate import first, to_bytes
 
 LINES = 16
 """Pictures on a sheet."""
@@ -29,8 +28,7 @@ class Lines:
 
     def __init__(self, pixels: cache.Pixels, rows: Rows, count: int) -> None:
         """Keep the first `count` of the rows by a hash of the pictures' contents, which neither order nor names change."""
-        ranked = sorted(rows, key=lambda row: draws.key("grid", pixels.image_hashes[row], pixels.stems[row]))
-        self.rows = sorted(int(row) for row in ranked[:count])
+        self.rows: list[int] = sorted(first(pixels, rows, count, "grid").tolist())
         self._pixels = pixels
         self._mine: dict[int, Tensor] = {}
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -202,8 +201,7 @@ def place(run: Any, model: Model, device: torch.device) -> tuple[Stage, Averages
             net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     averages = Averages(stage.nets, model.averaged(), run.ema.decay)
     if run.compile:
-        # The compiler's results are kept between runs, beside the decoded pictures.
-        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str((run.data.cache or cache_.default_folder()) / "inductor"))
+        cache_.keep_compiled(run.data.cache)
         for name, net in (*stage.nets.items(), *averages.nets.items()):
             if name not in stage.eager:
                 net.compile(fullgraph=True)

@@ -12,14 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from memdist import draws, rundir
-from memdist.data import cache as cache_
+from memdist import rundir
 from memdist.distributed import strategy as strategy_
 from memdist.errors import ConfigError
 from memdist.model import Model, Sampling
-from memdist.train import evaluate, mapper, recipe, restore, studyfigure, studytable
+from memdist.train import evaluate, mapper, recipe, restore, studyfigure, studytable, validate
 from memdist.train import studybench as bench_
-from memdist.train.score import Rows
 from memdist.train.studybench import Plan
 
 _TRIED = {"sampler": "samplers", "steps": "steps", "samples": "samples"}
@@ -47,7 +45,7 @@ def study(folder: Path, *, choice: str = "best", ema: bool = True, overrides: Se
                 f"{folder} has no val split (data.val is 0), and a study chooses on no other: give --sampler, --steps and "
                 "--samples yourself"
             )
-        rows = subset(data.pixels, data.rows["val"], run.study.images)
+        rows = np.sort(validate.first(data.pixels, data.rows["val"], run.study.images, "study"))
         bench = bench_.Bench(folder, run, found, data, rows, strategy, plan)
         with mapper.room(strategy.device):
             bench.measure(mapper.precision_of(run))
@@ -111,9 +109,3 @@ def plan_of(model: Model, run: Any) -> tuple[Plan, Sampling]:
     plan = {one: several for one in tried.values()}
     plan.setdefault(reference, (1,))
     return dict(sorted(plan.items(), key=lambda item: item[1][-1] * model.evaluations(item[0]))), reference
-
-
-def subset(pixels: cache_.Pixels, rows: Rows, count: int | None) -> Rows:
-    """So many rows, chosen by rank of a hash of the pictures' contents, which neither order nor names change."""
-    ranked = sorted(rows, key=lambda row: draws.key("study", pixels.image_hashes[row], pixels.stems[row]))
-    return np.array(sorted(ranked[:count]), dtype=np.int64)

@@ -188,16 +188,12 @@ class Bench:
 
     def _circumstances(self) -> dict[str, Any]:
         """What the figures depend on, beside the sampling; what was measured under others does not count."""
-        digest, pixels = hashlib.sha256(), self.data.pixels
-        for name, net in sorted(self.found.nets.items()):
-            for key, value in sorted(net.state_dict().items()):
-                digest.update(f"{name}.{key}".encode())
-                digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        pixels = self.data.pixels
         pairs = "".join(pixels.image_hashes[row] + pixels.map_hashes[row] for row in self.rows)
         return {
             "checkpoint": self.found.step,
             "averaged": self.found.averaged,
-            "weights": digest.hexdigest(),
+            "weights": restore.digest(self.found.nets),
             "n": len(self.rows),
             "pairs": hashlib.sha256(pairs.encode()).hexdigest(),
             "size": self.run.eval.size,

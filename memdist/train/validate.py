@@ -51,14 +51,15 @@ class Subsets:
 
 def subsets(run: Run, pixels: cache.Pixels, train: Rows, val: Rows) -> Subsets:
     """Choose by rank of a hash of the pictures' contents, which neither order nor names change."""
-
-    def first(rows: Rows, count: int | None) -> Rows:
-        ranked = sorted(rows, key=lambda row: draws.key("subset", pixels.image_hashes[row], pixels.stems[row]))
-        return np.array(ranked[:count], dtype=np.int64)
-
     settings = run.validate_
-    val_maps = first(val, settings.images)
-    return Subsets(np.sort(val), val_maps, first(train, settings.train_images), val_maps[: run.log.images])
+    val_maps = first(pixels, val, settings.images)
+    return Subsets(np.sort(val), val_maps, first(pixels, train, settings.train_images), val_maps[: run.log.images])
+
+
+def first(pixels: cache.Pixels, rows: Rows, count: int | None, stream: str = "subset") -> Rows:
+    """So many rows by rank of a hash of the pictures' contents, which neither order nor names of files change; None: all."""
+    ranked = sorted(rows, key=lambda row: draws.key(stream, pixels.image_hashes[row], pixels.stems[row]))
+    return np.array(ranked[:count], dtype=np.int64)
 
 
 @contextlib.contextmanager
@@ -164,13 +165,18 @@ def to_bytes(maps: Tensor) -> Tensor:
     return ((maps.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).cpu()
 
 
-def write_png(path: Path, picture: Tensor) -> None:
-    """Write uint8 [3 or 1, H, W] as PNG, whole or not at all."""
+def png(picture: Tensor) -> bytes:
+    """Encode uint8 [3 or 1, H, W] as PNG."""
     import io
 
     from PIL import Image
 
-    array = picture.permute(1, 2, 0).numpy()
+    array = picture.permute(1, 2, 0).contiguous().numpy()
     buffer = io.BytesIO()
     Image.fromarray(array[..., 0] if array.shape[2] == 1 else array).save(buffer, "PNG")
-    rundir.write_bytes(path, buffer.getvalue())
+    return buffer.getvalue()
+
+
+def write_png(path: Path, picture: Tensor) -> None:
+    """Write uint8 [3 or 1, H, W] as PNG, whole or not at all."""
+    rundir.write_bytes(path, png(picture))

@@ -381,8 +381,6 @@ def test_bits_depend_on_content_alone(
 
 @pytest.mark.slow
 def test_bits_of_compiled_networks_depend_on_content_alone(runs: dict[str, Path], inputs: Path, tmp_path: Path) -> None:
-    if not mapper.can_compile(torch.device("cpu")):
-        pytest.skip("needs a C++ compiler")
     _bits(runs["palette"], inputs, tmp_path, [*K3, "eval.compile=always"])
 
 
@@ -585,7 +583,7 @@ def test_weights_and_memory_that_do_not_do(
     ):
         pictures.predict(runs["unet"], [inputs], tmp_path / "out")
     monkeypatch.setattr(mapper.Mapper, "sample", short)
-    with pytest.raises(ConfigError, match=r"10 maps at once are more than .* has memory for: .* eval\.batch=N"):
+    with pytest.raises(ConfigError, match=r"has too little memory now for the maps that .* eval\.batch=N"):
         pictures.predict(runs["unet"], [inputs], tmp_path / "out")
     assert outputs(tmp_path / "out") == {} and threads() == []
 
