@@ -259,6 +259,28 @@ class Init(Settings):
     """Run folder whose best weights (averaged ones where there are any) start this run; null: random."""
 
 
+class Fsdp(Settings):
+    """Fully sharded data parallelism (Zhao et al. 2023, arXiv 2304.11277; torch's `fully_shard`)."""
+
+    offload: bool = runtime(False)
+    """GPUs only: weights, gradients and optimiser states live in the host's memory, and visit the GPU block by block."""
+
+
+class Deepspeed(Settings):
+    """ZeRO (Rajbhandari et al. 2019, arXiv 1910.02054)."""
+
+    stage: Literal[1, 2, 3] = runtime(2)
+    """What is shared out over the ranks: 1 optimiser states and fp32 weights, 2 gradients as well, 3 all weights as well."""
+    offload: Literal["none", "optimizer", "all"] = runtime("none")
+    """What lives in the host's memory: none; optimizer (its states and the fp32 weights); all (weights as well, stage 3 only)."""
+
+    @pydantic.model_validator(mode="after")
+    def _weights_are_shared(self) -> Deepspeed:
+        if self.offload == "all" and self.stage != 3:
+            raise ValueError(f"offload=optimizer or none with stage {self.stage}: only stage 3 moves weights to the host")
+        return self
+
+
 class Run(Settings):
     """One run: what is trained, on what, and how."""
 
@@ -294,10 +316,22 @@ class Run(Settings):
     """Where weights come from."""
     device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = runtime("auto")
     """auto (a GPU where there is one), cpu, cuda, cuda:N or mps."""
-    strategy: Literal["ddp"] = runtime("ddp")
-    """How several ranks share the work."""
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """Arithmetic of the networks; weights, losses and averages stay fp32."""
+    strategy: Literal["ddp", "fsdp", "deepspeed"] = runtime("ddp")
+    """How several ranks share the work: ddp (each holds all weights), fsdp (torch's fully_shard: each holds a share), deepspeed
+    (ZeRO)."""
+    fsdp: Fsdp = Fsdp()
+    """strategy=fsdp only."""
+    deepspeed: Deepspeed = Deepspeed()
+    """strategy=deepspeed only."""
+    sync_batch_norm: bool = runtime(False)
+    """GPUs only: batch normalisation over the micro-batches of all ranks, rather than over each rank's own."""
+    activation_checkpointing: bool = runtime(False)
+    """Keep of each block of a network its input alone and compute the rest again in backward: less memory, a third slower."""
+    hang_minutes: Positive = runtime(10.0)
+    """Minutes without progress of some rank after which a run of several ranks is ended, and that rank named."""
+    precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
+    """Arithmetic of the networks (tf32: fp32 whose products are rounded to 10 bits, on NVIDIA GPUs since Ampere); weights, losses
+    and averages stay fp32."""
     compile: bool = runtime(False)
     """Compile the networks with torch.compile; what cannot be compiled runs eagerly and says so."""
     channels_last: Literal["auto", "always", "never"] = runtime("auto")
