@@ -108,6 +108,8 @@ class Stage:
     updates: tuple[Update, ...]
     eager: Mapping[str, str] = field(default_factory=dict)
     """Networks that cannot be compiled, with the sentence that says why."""
+    twice: tuple[str, ...] = ()
+    """Networks whose gradient is differentiated again: a strategy that gathers block by block gathers them as a whole."""
 
 
 class Model(ABC):

@@ -112,8 +112,11 @@ class _Bare:
         self.maps = torch.from_numpy(pixels.maps[rows]).to(device)
         self.batch = session.run.batch.size
         # Weights and optimisers of its own: both loops train from the same start.
-        self.stage, _ = start.place(session.run, session.model, device)
-        self.optimisers = {n: optim.make(net, getattr(session.run.optim, n)) for n, net in self.stage.nets.items()}
+        self.stage, averages = start.place(session.run, session.model, device)
+        start.dress(session.run, self.stage, averages, session.strategy)
+        self.optimisers = {
+            n: optim.make(list(net.parameters()), getattr(session.run.optim, n)) for n, net in self.stage.nets.items()
+        }
         self.number = 0
 
     def step(self) -> None:

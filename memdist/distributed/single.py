@@ -8,7 +8,9 @@ from collections.abc import Callable, Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
-from memdist.distributed.strategy import Stepped, freeze, norm
+from memdist.distributed import pieces
+from memdist.distributed.pieces import Begin, Fetch, Piece, Pieces
+from memdist.distributed.strategy import Make, Stepped, freeze, norm
 from memdist.model import Nets, Stage, Update
 
 
@@ -17,14 +19,16 @@ class Single:
 
     rank = 0
     world = 1
+    shares = False
 
     def __init__(self, device: torch.device, precision: str) -> None:
-        """Compute on `device` in fp32, bf16 or fp16 (checked by `strategy.check_precision`)."""
+        """Compute on `device` in fp32, tf32, bf16 or fp16 (checked by `strategy.check_precision`)."""
         self.device = device
         self.precision = precision
         self._bare: dict[str, nn.Module] = {}
         self._wrapped: dict[str, nn.Module] = {}
-        self._optimisers: dict[str, torch.optim.Optimizer] = {}
+        self._weights: dict[str, dict[str, nn.Parameter]] = {}
+        self.optimisers: dict[str, torch.optim.Optimizer] = {}
         self._clips: dict[str, float | None] = {}
         self._scalers: dict[str, torch.amp.GradScaler] = {}
         self._training: str | None = None
@@ -34,18 +38,59 @@ class Single:
         """Whether this process writes files and speaks to a person."""
         return self.rank == 0
 
-    def prepare(
-        self, stage: Stage, optimisers: Mapping[str, torch.optim.Optimizer], clips: Mapping[str, float | None]
-    ) -> None:
-        """Take over networks that are already on the device, and their optimisers."""
-        self._bare = dict(stage.nets)
-        self._wrapped = {name: self._wrap(net) for name, net in self._bare.items()}
-        self._optimisers, self._clips = dict(optimisers), dict(clips)
+    def prepare(self, stage: Stage, make: Make, clips: Mapping[str, float | None]) -> None:
+        """Take over networks that are already on the device, and make their optimisers."""
+        self._bare, self._clips = dict(stage.nets), dict(clips)
+        for name, net in self._bare.items():
+            self._wrapped[name] = self._wrap(net, whole=name in stage.twice)
+            self._weights[name] = dict(net.named_parameters())
+            self.optimisers[name] = make(name, list(self._weights[name].values()))
         if self.precision == "fp16":
-            self._scalers = {name: torch.amp.GradScaler(self.device.type) for name in optimisers}
+            self._scalers = {name: torch.amp.GradScaler(self.device.type) for name in self._bare}
 
-    def _wrap(self, net: nn.Module) -> nn.Module:
+    def _wrap(self, net: nn.Module, *, whole: bool) -> nn.Module:
         return net
+
+    def weights(self, net: str) -> Pieces:
+        """What this rank holds of a network's fp32 weights, by parameter."""
+        return {key: self._piece(weight, weight) for key, weight in self._weights[net].items()}
+
+    def moments(self, net: str) -> Pieces:
+        """What this rank holds of the state of a network's optimiser, by <kind>/<parameter>."""
+        state = self.optimisers[net].state
+        return {
+            f"{kind}/{key}": self._piece(value, weight)
+            for key, weight in self._weights[net].items()
+            for kind, value in state.get(weight, {}).items()
+            if value is not None
+        }
+
+    def take_moments(self, net: str, stored: Mapping[str, tuple[int, ...]], fetch: Fetch) -> None:
+        """Restore the state of a network's optimiser: names and shapes as `moments` gave them."""
+        optimiser, weights = self.optimisers[net], self._weights[net]
+        fused = optimiser.param_groups[0].get("fused") or optimiser.param_groups[0].get("capturable")
+        for name, shape in stored.items():
+            kind, _, key = name.partition("/")
+            weight = weights[key]
+            if shape == tuple(weight.shape):
+                # Like the weight in layout, so that fused kernels see what they saw before.
+                state = torch.zeros_like(weight, requires_grad=False)
+            else:
+                # Step counts stay where they were.
+                state = torch.zeros(shape, device=self.device if fused else "cpu")
+            optimiser.state[weight][kind] = state
+            pieces.fill({name: self._piece(state, weight)}, fetch)
+
+    def _piece(self, value: Tensor, weight: nn.Parameter) -> Piece:
+        """What this rank holds of a weight, or of a tensor that is dealt out as the weight is."""
+        return pieces.whole(value)
+
+    def weights_changed(self, fetch: Fetch) -> None:
+        """There is no other copy of the weights."""
+
+    def weight_norm(self, net: str, module: nn.Module) -> Tensor:
+        """L2 norm of a network's weights, a scalar on the device."""
+        return norm([p.data for p in module.parameters()])
 
     @contextlib.contextmanager
     def only(self, net: str) -> Iterator[Nets]:
@@ -63,7 +108,7 @@ class Single:
 
     def autocast(self) -> contextlib.AbstractContextManager[None]:
         """Mixed precision for forward passes."""
-        if self.precision == "fp32":
+        if self.precision in ("fp32", "tf32"):
             return contextlib.nullcontext()
         dtype = torch.bfloat16 if self.precision == "bf16" else torch.float16
         return torch.autocast(self.device.type, dtype)
@@ -76,13 +121,15 @@ class Single:
 
     def step(self, update: Update) -> Stepped:
         """Unscale, clip, step, zero, `after`; under fp16 a step can be skipped."""
-        optimiser, scaler, clip = self._optimisers[update.net], self._scalers.get(update.net), self._clips[update.net]
-        parameters = list(self._bare[update.net].parameters())
+        net = update.net
+        optimiser, scaler, clip = self.optimisers[net], self._scalers.get(net), self._clips[net]
+        parameters = list(self._weights[net].values())
         if scaler:
             scaler.unscale_(optimiser)
-        size = norm([p.grad for p in parameters if p.grad is not None])
+            self._agree_on_overflow(scaler, optimiser)
+        size = self._norm([p.grad for p in parameters if p.grad is not None])
         if clip is not None:
-            nn.utils.clip_grads_with_norm_(parameters, clip, size)
+            self._clip(parameters, clip, size)
         if scaler:
             scaler.step(optimiser)
             scaler.update()
@@ -91,9 +138,18 @@ class Single:
         optimiser.zero_grad(set_to_none=True)
         if update.after is not None:
             with torch.no_grad():
-                for parameter in parameters:
-                    update.after(parameter)
+                for piece in self.weights(net).values():
+                    update.after(piece.values)
         return Stepped(size, torch.isfinite(size).float() if scaler else None)
+
+    def _norm(self, gradients: list[Tensor]) -> Tensor:
+        return norm(gradients)
+
+    def _clip(self, parameters: list[nn.Parameter], clip: float, size: Tensor) -> None:
+        nn.utils.clip_grads_with_norm_(parameters, clip, size)
+
+    def _agree_on_overflow(self, scaler: torch.amp.GradScaler, optimiser: torch.optim.Optimizer) -> None:
+        """One process knows all of the gradient."""
 
     def finish_step(self) -> None:
         """Nothing to average in one process."""
@@ -126,6 +182,12 @@ class Single:
     def first(self, work: Callable[[], None]) -> None:
         """Do it."""
         work()
+
+    def collect(self, pieces: Pieces, begin: Begin) -> None:
+        """Hand over the pieces."""
+        put = begin({name: (piece.shape, piece.values.dtype) for name, piece in pieces.items()})
+        for name, piece in pieces.items():
+            put(name, piece.start, piece.values)
 
     def close(self) -> None:
         """Nothing to leave."""

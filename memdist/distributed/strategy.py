@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 from collections.abc import Callable, Mapping
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from memdist.config import Run
+from memdist.distributed.pieces import Begin, Fetch, Pieces
 from memdist.errors import ConfigError
 from memdist.model import Nets, Stage, Update
 
@@ -28,21 +30,42 @@ class Stepped(NamedTuple):
     """1, or 0 for a step that overflowed and was skipped; None where none can be."""
 
 
+Make = Callable[[str, list[nn.Parameter]], torch.optim.Optimizer]
+"""Makes the optimiser of a network, by its name, of what this rank moves of it."""
+
+
 class Strategy(Protocol):
     """What the loop asks of a way of sharing a step; nothing else of it is known above."""
 
     device: torch.device
     rank: int
     world: int
+    shares: bool
+    """Whether a rank holds but a share of the weights: networks are then called in training alone."""
+    optimisers: dict[str, torch.optim.Optimizer]
+    """By network: for learning rates."""
 
     @property
     def main(self) -> bool:
         """Whether this process writes files and speaks to a person."""
 
-    def prepare(
-        self, stage: Stage, optimisers: Mapping[str, torch.optim.Optimizer], clips: Mapping[str, float | None]
-    ) -> None:
-        """Take over networks that are already on the device, and their optimisers; `clips` are largest gradient norms."""
+    def prepare(self, stage: Stage, make: Make, clips: Mapping[str, float | None]) -> None:
+        """Take over networks that are already on the device, and make their optimisers; `clips` are largest gradient norms."""
+
+    def weights(self, net: str) -> Pieces:
+        """What this rank holds of a network's fp32 weights, by parameter: the same tensors at each call."""
+
+    def moments(self, net: str) -> Pieces:
+        """What this rank holds of the state of a network's optimiser, by <kind>/<parameter>; empty before its first step."""
+
+    def take_moments(self, net: str, stored: Mapping[str, tuple[int, ...]], fetch: Fetch) -> None:
+        """Restore the state of a network's optimiser: names and shapes as `moments` gave them, and their values."""
+
+    def weights_changed(self, fetch: Fetch) -> None:
+        """Take notice that `weights` were filled, from `fetch` (<network>.<parameter>): other copies of them follow."""
+
+    def weight_norm(self, net: str, module: nn.Module) -> Tensor:
+        """L2 norm of all weights of a network, a scalar on the device."""
 
     def only(self, net: str) -> AbstractContextManager[Nets]:
         """Freeze every network but one; gives that one as the strategy trains it and the others bare."""
@@ -83,6 +106,9 @@ class Strategy(Protocol):
     def first(self, work: Callable[[], None]) -> None:
         """Let the main process do something before the others go on; its failure is everybody's (`errors.shared`)."""
 
+    def collect(self, pieces: Pieces, begin: Begin) -> None:
+        """Hand the pieces of all ranks (1-D, on the CPU) to the main process, which alone calls `begin`; for a thread."""
+
     def close(self) -> None:
         """Leave the process group."""
 
@@ -120,6 +146,10 @@ def check_precision(precision: str, device: torch.device, key: str = "precision"
         raise ConfigError(f"{key} = 'fp16' needs a GPU and the device is a CPU; use {key}=fp32")
     if precision == "fp16" and device.type == "mps":
         raise ConfigError(f"{key} = 'fp16' has no loss scaling on mps; use {key}=fp32")
+    if precision == "tf32" and (device.type != "cuda" or torch.cuda.get_device_capability(device) < (8, 0)):
+        raise ConfigError(
+            f"{key} = 'tf32' needs an NVIDIA GPU of compute capability 8.0 (Ampere) or later; use {key}=fp32"
+        )
     if precision == "bf16" and device.type == "mps":
         raise ConfigError(f"{key} = 'bf16' is not supported on mps; use {key}=fp32")
     if precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
@@ -127,8 +157,67 @@ def check_precision(precision: str, device: torch.device, key: str = "precision"
         raise ConfigError(f"{key} = 'bf16' cannot run on {name}, which has no bf16; use {key}=fp16 or fp32")
 
 
+def check(run: Run) -> None:
+    """Raise a ConfigError for settings of strategies that cannot be together, on any machine that this one is like."""
+    if run.strategy == "deepspeed":
+        if importlib.util.find_spec("deepspeed") is None:
+            raise ConfigError(
+                "strategy = 'deepspeed' needs deepspeed, which is not installed: install it (pip install deepspeed), or use "
+                "strategy=ddp or fsdp"
+            )
+        for setting in ("compile", "activation_checkpointing"):
+            if getattr(run, setting) and run.deepspeed.stage == 3:
+                raise ConfigError(
+                    f"{setting}=true cannot be with deepspeed.stage = 3, which gathers weights between the layers of a block: "
+                    f"use deepspeed.stage=1 or 2, strategy=fsdp, or {setting}=false"
+                )
+    for setting, wanted in (("sync_batch_norm", run.sync_batch_norm), ("fsdp.offload", run.fsdp.offload)):
+        if wanted and (run.device == "cpu" or not torch.cuda.is_available()):
+            raise ConfigError(f"{setting}=true needs GPUs, and the device is no GPU here: leave it out")
+
+
 def make(run: Run) -> Strategy:
-    """Choose the strategy for a run in this process: one process, or one of several that a launcher started."""
+    """The way in which the processes that a launcher started share a run's steps, joined to the others."""
+    device = _device(run)
+    world = int(os.environ.get("WORLD_SIZE", 1))
+    match run.strategy:
+        case "ddp" if world > 1:
+            from memdist.distributed.ddp import Ddp
+
+            return Ddp(device, run.precision)
+        case "fsdp":
+            from memdist.distributed.fsdp import Fsdp
+
+            if run.fsdp.offload and device.type != "cuda":
+                raise ConfigError(
+                    f"fsdp.offload=true needs GPUs and the device is a {device.type.upper()}: leave it out"
+                )
+            return Fsdp(device, run.precision, offload=run.fsdp.offload)
+        case "deepspeed":
+            from memdist.distributed.zero import Zero
+
+            micro = run.batch.micro or max(1, run.batch.size // world)
+            count = max(1, run.batch.size // (micro * world))
+            return Zero(device, run.precision, run.deepspeed, micro=micro, count=count)
+    from memdist.distributed.single import Single
+
+    return Single(device, run.precision)
+
+
+def reading(run: Run) -> Strategy:
+    """The processes that a launcher started, joined to share pictures: each holds the networks, and none is trained."""
+    device = _device(run)
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        from memdist.distributed.group import Group
+
+        return Group(device, run.precision)
+    from memdist.distributed.single import Single
+
+    return Single(device, run.precision)
+
+
+def _device(run: Run) -> torch.device:
+    """This process's device, set up for the run's arithmetic."""
     device = device_of(run.device)
     check_precision(run.precision, device)
     if device.type == "cuda":
@@ -137,13 +226,9 @@ def make(run: Run) -> Strategy:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(run.deterministic)
         torch.backends.cudnn.benchmark = not run.deterministic
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        from memdist.distributed.ddp import Ddp
-
-        return Ddp(device, run.precision)
-    from memdist.distributed.single import Single
-
-    return Single(device, run.precision)
+        # torch itself would round the products of convolutions, and of nothing else.
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = run.precision == "tf32"
+    return device
 
 
 def freeze(nets: Mapping[str, nn.Module], net: str) -> None:

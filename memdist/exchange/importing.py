@@ -254,7 +254,7 @@ def _write(
     }
     parameters = {name: sum(p.numel() for p in net.parameters()) for name, net in nets.items()}
     with rundir.new_folder(out, only_ours=True) as folder:
-        checkpoint.save(folder, 0, nets, averages, {}, state)
+        checkpoint.save(folder, 0, nets, averages, state)
         rundir.write_json(folder / rundir.PROVENANCE, told)
         stands = {"state": "imported", "why": f"from {record['kind']}", "step": 0, "steps": 0, "epoch": 0.0}
         rundir.write_json(folder / rundir.STATE, {**stands, "best": selection, "parameters": parameters})

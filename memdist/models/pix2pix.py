@@ -108,17 +108,21 @@ class Pix2Pix(Model):
             Update(net="discriminator", loss=self._discriminator_loss, after=after),
         )
         why = "a gradient penalty differentiates twice, which torch.compile cannot"
-        return Stage(nets=nets, updates=updates, eager={"discriminator": why} if self._penalised else {})
+        if not self._penalised:
+            return Stage(nets=nets, updates=updates)
+        return Stage(nets=nets, updates=updates, eager={"discriminator": why}, twice=("discriminator",))
 
     def averaged(self) -> tuple[str, ...]:
         """The generator."""
         return ("generator",)
 
     def refuses(self) -> dict[str, str]:
-        """A penalty's gradients leave the range of fp16, unseen by the loss scaler."""
+        """A penalty's gradients leave the range of fp16, unseen by the loss scaler, and are differentiated again."""
         if self._penalised:
             return {
-                "fp16": "a gradient penalty takes gradients inside the loss, where fp16 has no loss scaling: use bf16 or fp32"
+                "fp16": "a gradient penalty takes gradients inside the loss, where fp16 has no loss scaling: use bf16 or fp32",
+                "deepspeed": "a gradient penalty differentiates twice, which its engines cannot: use strategy=ddp or fsdp",
+                "activation_checkpointing": "a gradient penalty differentiates twice through what would be computed again",
             }
         return {}
 

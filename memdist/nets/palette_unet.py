@@ -59,10 +59,10 @@ class ResidualBlock(nn.Module):
         return self.skip(self._resampled(x)) + self.conv_out(self.dropout(F.silu(h)))
 
 
-class Chain(nn.ModuleList):
+class Chain(nn.Sequential):
     """Layers in a row, of which residual blocks get the noise level as well."""
 
-    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:  # type: ignore[override]
         """Apply the layers one after the other."""
         for layer in self:
             x = layer(x, embedding) if isinstance(layer, ResidualBlock) else layer(x)
@@ -154,22 +154,22 @@ class GuidedUNet(nn.Module):
         self.encoder = nn.ModuleList()
         for index, (wide, size) in levels:
             for _ in range(blocks):
-                chain = Chain([block(width, wide)])
+                chain = Chain(block(width, wide))
                 width = wide
                 if size in attention:
                     chain.append(attend(width))
                 self.encoder.append(chain)
                 skips.append(width)
             if index < len(multipliers) - 1:
-                self.encoder.append(Chain([halved(width)]))
+                self.encoder.append(Chain(halved(width)))
                 skips.append(width)
 
-        self.middle = Chain([block(width, width), attend(width), block(width, width)])
+        self.middle = Chain(block(width, width), attend(width), block(width, width))
 
         self.decoder = nn.ModuleList()
         for index, (wide, size) in reversed(levels):
             for number in range(blocks + 1):
-                chain = Chain([block(width + skips.pop(), wide)])
+                chain = Chain(block(width + skips.pop(), wide))
                 width = wide
                 if size in attention:
                     chain.append(attend(width))

@@ -13,16 +13,17 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from memdist import rundir
+from memdist.distributed.pieces import Fetch
 from memdist.errors import CheckpointError
 
 NETS = "nets.safetensors"
@@ -56,20 +57,22 @@ def safe(run: Path) -> str:
 
 
 def save(
-    run: Path,
-    step: int,
-    nets: Mapping[str, nn.Module],
-    averages: Mapping[str, nn.Module],
-    optimisers: Mapping[str, torch.optim.Optimizer],
-    state: Mapping[str, Any],
+    run: Path, step: int, nets: Mapping[str, nn.Module], averages: Mapping[str, nn.Module], state: Mapping[str, Any]
 ) -> None:
-    """Write a checkpoint whole or not at all."""
+    """Write a checkpoint of networks that no optimiser has moved yet, whole or not at all."""
+    with new(run, step, state) as temporary:
+        write_tensors(_weights(nets), temporary / NETS)
+        write_tensors(_weights(averages), temporary / AVERAGES)
+        write_tensors({}, temporary / OPTIM)
+
+
+@contextlib.contextmanager
+def new(run: Path, step: int, state: Mapping[str, Any]) -> Iterator[Path]:
+    """A folder to write the tensors of a checkpoint into; it is whole once the context ends, or absent."""
     # What stands there without a manifest is no checkpoint, and would be in the way of one.
     rundir.remove_folder(folder(run, step))
     with rundir.new_folder(folder(run, step)) as temporary:
-        write_tensors(_weights(nets), temporary / NETS)
-        write_tensors(_weights(averages), temporary / AVERAGES)
-        write_tensors(_optimiser_state(nets, optimisers), temporary / OPTIM)
+        yield temporary
         (temporary / STATE).write_text(json.dumps({"step": step, **state}))
         manifest = {path.name: _seal(path) for path in sorted(temporary.iterdir())}
         (temporary / MANIFEST).write_text(json.dumps(manifest, indent=1))
@@ -139,7 +142,7 @@ def load_weights(run: Path, step: int, nets: Mapping[str, nn.Module], *, average
     """Copy the weights of the networks (or of their averages) of a checkpoint into `nets`."""
     path = folder(run, step) / (AVERAGES if averages else NETS)
     stored = _read_tensors(path)
-    wrong = misfit({key: tuple(value.shape) for key, value in stored.items()}, nets)
+    wrong = misfit({key: tuple(value.shape) for key, value in stored.items()}, shapes_of(nets))
     if wrong:
         raise CheckpointError(
             f"{path} is from another network: {wrong}; use the configuration that it was trained with"
@@ -149,10 +152,18 @@ def load_weights(run: Path, step: int, nets: Mapping[str, nn.Module], *, average
             value.copy_(stored[f"{name}.{key}"])
 
 
-def misfit(shapes: Mapping[str, tuple[int, ...]], nets: Mapping[str, nn.Module]) -> str | None:
+Shapes = Mapping[str, Mapping[str, tuple[int, ...]]]
+"""Shapes of parameters and buffers, by network."""
+
+
+def shapes_of(nets: Mapping[str, nn.Module]) -> dict[str, dict[str, tuple[int, ...]]]:
+    """Shapes of what a checkpoint keeps of networks that are held whole."""
+    return {name: {key: tuple(v.shape) for key, v in net.state_dict().items()} for name, net in nets.items()}
+
+
+def misfit(shapes: Mapping[str, tuple[int, ...]], wanted: Shapes) -> str | None:
     """What keeps stored tensors of these names and shapes out of the networks, in words; None if they fit."""
-    for name, net in nets.items():
-        own = {key: tuple(value.shape) for key, value in net.state_dict().items()}
+    for name, own in wanted.items():
         given = {key[len(name) + 1 :]: shape for key, shape in shapes.items() if key.startswith(name + ".")}
         wrong = sorted(key for key in own.keys() | given.keys() if own.get(key) != given.get(key))
         if wrong:
@@ -160,21 +171,24 @@ def misfit(shapes: Mapping[str, tuple[int, ...]], nets: Mapping[str, nn.Module])
     return None
 
 
-def load_optimisers(
-    run: Path, step: int, nets: Mapping[str, nn.Module], optimisers: Mapping[str, torch.optim.Optimizer]
-) -> None:
-    """Restore the state of optimisers whose networks are restored already."""
-    named = {f"{name}/{key}": (optimisers[name], p) for name in optimisers for key, p in nets[name].named_parameters()}
-    for key, value in _read_tensors(folder(run, step) / OPTIM).items():
-        net, kind, parameter = key.split("/")
-        optimiser, weight = named[f"{net}/{parameter}"]
-        # Like the weight in layout, so that fused kernels see what they saw before; step counts stay where they were.
-        if value.shape == weight.shape:
-            restored = torch.empty_like(weight, dtype=value.dtype).copy_(value)
-        else:
-            fused = optimiser.param_groups[0].get("fused") or optimiser.param_groups[0].get("capturable")
-            restored = value.to(weight.device) if fused else value
-        optimiser.state[weight][kind] = restored
+@contextlib.contextmanager
+def reading(run: Path, step: int, name: str) -> Iterator[Fetch]:
+    """Stretches of the tensors in a file of a checkpoint: a rank reads what it holds, and no more."""
+    from safetensors import safe_open
+
+    path = folder(run, step) / name
+    with _reading(path), safe_open(path, "pt") as file:
+
+        def fetch(key: str, start: int, count: int) -> Tensor:
+            part = file.get_slice(key)
+            shape = part.get_shape()
+            if not shape:
+                return file.get_tensor(key).reshape(1)
+            per_row = math.prod(shape[1:])
+            first, last = start // per_row, -(-(start + count) // per_row)
+            return part[first:last].reshape(-1)[start - first * per_row :][:count]
+
+        yield fetch
 
 
 def _weights(nets: Mapping[str, nn.Module]) -> dict[str, Tensor]:
@@ -183,18 +197,6 @@ def _weights(nets: Mapping[str, nn.Module]) -> dict[str, Tensor]:
         for name, net in nets.items()
         for key, value in net.state_dict().items()
     }
-
-
-def _optimiser_state(
-    nets: Mapping[str, nn.Module], optimisers: Mapping[str, torch.optim.Optimizer]
-) -> dict[str, Tensor]:
-    state: dict[str, Tensor] = {}
-    for name, optimiser in optimisers.items():
-        for key, parameter in nets[name].named_parameters():
-            for kind, value in optimiser.state.get(parameter, {}).items():
-                if value is not None:
-                    state[f"{name}/{kind}/{key}"] = value.detach().cpu().contiguous()
-    return state
 
 
 def _seal(path: Path) -> dict[str, Any]:

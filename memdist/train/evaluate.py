@@ -56,7 +56,7 @@ def evaluate(
     sheets of picture, map, samples and error to samples/<split>-grid.
     """
     run = settings_for_reading(folder, overrides)
-    strategy = strategy_.make(run)
+    strategy = strategy_.reading(run)
     try:
         if strategy.world > 1:
             # Read once for all ranks: a study may be ending meanwhile, and all have to sample alike.

@@ -5,6 +5,7 @@ The main process alone writes, and asks before each time whether the folder is s
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections.abc import Mapping
@@ -13,7 +14,9 @@ from typing import Any
 
 from memdist import rundir
 from memdist.data import loader
-from memdist.train import checkpoint, start
+from memdist.distributed.pieces import Pieces
+from memdist.train import checkpoint, contents, start
+from memdist.train.saving import Saver
 
 
 class Ledger:
@@ -56,39 +59,62 @@ class Ledger:
         self._lines["metrics"].write(place | finite)
         self._lines["timing"].write(place | {"seconds": self.seconds()} | dict(clock))
 
-    def save(self, sums: Mapping[str, Any]) -> None:
-        """Write a checkpoint; `sums` are those of the losses of all ranks since the last log line."""
-        session = self.session
+    def save(self, sums: Mapping[str, Any], saver: Saver) -> None:
+        """Have a checkpoint written, and let go of those that are then not to be kept; called by all ranks.
+
+        `sums` are those of the losses of all ranks since the last log line.
+        """
+        session, strategy = self.session, self.session.strategy
+        saver.wait()
         session.still_ours()
         state = {
             "epoch": session.epochs,
             "lengths": {key: lines.length() for key, lines in self._lines.items()},
             "selection": asdict(session.selection),
-            "scalers": session.strategy.scalers(),
+            "scalers": strategy.scalers(),
             "sums": sums,
-            "watch": session.watch.state(),
+            "watch": copy.deepcopy(session.watch.state()),
             "anchor": session.anchor,
             "rollbacks": session.rollbacks,
             "before": self._before,
             "seconds": self.seconds(),
         }
-        checkpoint.save(session.out, session.step, session.stage.nets, session.averages.nets, session.optimisers, state)
-        session.saved = True
+        keep = self._kept()
+        self._before = self._needed()
+        step, out = session.step, session.out
 
-    def prune(self) -> None:
-        """Let go of the checkpoints that are not to be kept."""
+        def write(copies: Pieces) -> None:
+            contents.write(out, step, copies, strategy, state)
+            if strategy.main:
+                session.saved = True
+                # Writing it may have taken so long that another process has followed: the others are its own now.
+                session.still_ours()
+                checkpoint.prune(out, keep | set(checkpoint.steps(out)[-2:]))
+
+        saver.begin(contents.everything(session.stage, session.averages, strategy), write)
+
+    def _needed(self) -> list[int]:
+        """The best checkpoint, and the way back with the best one as of then."""
+        session = self.session
+        return [step for step in (session.selection.step, *session.anchor) if step is not None]
+
+    def _kept(self) -> set[int]:
+        """Checkpoints that stay, beside the last two."""
         session, every = self.session, self.session.run.checkpoint.keep_every
-        # Writing the one before this may have taken so long that another process has followed: those are its own now.
-        session.still_ours()
         # The one before as well, with its best and its way back: should this one turn out to be torn, the run goes on there.
-        needed = [step for step in (session.selection.step, *session.anchor) if step is not None]
-        keep = {*checkpoint.steps(session.out)[-2:], *needed, *self._before}
-        self._before = needed
+        keep = {*self._needed(), *self._before}
         if every is not None:
             ends = range(every, session.epoch + 1, every)
             pairs = len(session.data.rows["train"])
             keep |= {loader.epoch_end(epoch, pairs, session.run.batch.size) for epoch in ends}
-        checkpoint.prune(session.out, keep)
+        return keep
+
+    def prune(self) -> None:
+        """Let go of the checkpoints that are not to be kept: a kill may have come before that was done."""
+        self.session.still_ours()
+        keep = self._kept()
+        self._before = self._needed()
+        checkpoint.prune(self.session.out, keep | set(checkpoint.steps(self.session.out)[-2:]))
 
     def note(self, state: str, why: str) -> None:
         """Say in state.json how the run stands."""
@@ -101,7 +127,7 @@ class Ledger:
             "epoch": session.epochs,
             "saved": session.saved,
             "best": asdict(session.selection),
-            "parameters": {n: sum(p.numel() for p in net.parameters()) for n, net in session.stage.nets.items()},
+            "parameters": session.parameters,
             "train_seconds": self.seconds(),
             "rollbacks": len(session.rollbacks),
         }

@@ -18,6 +18,7 @@ from memdist.train import checkpoint, rollback, start, step, validate, watch
 from memdist.train.ledger import Ledger
 from memdist.train.ours import Ours
 from memdist.train.report import Report
+from memdist.train.saving import Saver
 from memdist.train.signals import RESUME_ME, SAVE, STOP, Signals
 
 
@@ -67,6 +68,7 @@ class Leg:
         self.asked, self.waited = False, 0.0
         self.sums = step.Sums()
         self.ledger = Ledger(session)
+        self.saver = Saver(self.strategy.device)
         self.strategy.first(self.ledger.open)
         if session.state:
             self.sums.load(session.state["sums"], self.strategy)
@@ -94,19 +96,8 @@ class Leg:
         if session.step >= session.total or session.selection.exhausted(session.run.select):
             return self._finish("this run is finished already" if session.step else "there is nothing to do")
         self.note("running", "")
-        settings = session.run
         try:
-            with loader_.Loader(
-                session.data.pixels,
-                session.data.rows["train"],
-                seed=settings.seed,
-                batch_size=settings.batch.size,
-                micro=start.micro_batch(settings, strategy.world, self.pairs),
-                rank=strategy.rank,
-                world=strategy.world,
-                device=strategy.device,
-                resident=settings.data.resident,
-            ) as loader:
+            with self.loader() as loader:
                 while session.step < session.total:
                     code = self.advance(loader)
                     if code is not None:
@@ -114,6 +105,7 @@ class Leg:
                 return self._finish("")
         except watch.Diverged as error:
             strategy.settle()
+            self.saver.wait()
             if not rollback.due(session):
                 with contextlib.suppress(MemdistError):  # a disk that is full must not hide it
                     self.note("diverged", error.verdict.what)
@@ -128,10 +120,28 @@ class Leg:
                 raise CheckpointError(f"{error}; {checkpoint.safe(session.out)}") from error.__cause__
             raise
 
+    def loader(self) -> loader_.Loader:
+        """What gives this rank its pictures."""
+        session, strategy, settings = self.session, self.strategy, self.session.run
+        return loader_.Loader(
+            session.data.pixels,
+            session.data.rows["train"],
+            seed=settings.seed,
+            batch_size=settings.batch.size,
+            micro=start.micro_batch(settings, strategy.world, self.pairs),
+            rank=strategy.rank,
+            world=strategy.world,
+            device=strategy.device,
+            resident=settings.data.resident,
+        )
+
     def close(self) -> None:
-        """End the report, and close the line files."""
-        self.report.close()
-        self.ledger.close()
+        """Let a checkpoint that is under way end; end the report, and close the line files."""
+        try:
+            self.saver.wait()
+        finally:
+            self.report.close()
+            self.ledger.close()
 
     def advance(self, loader: loader_.Loader) -> int | None:
         """Take one step and whatever follows it; an exit code ends the run before its last step."""
@@ -149,10 +159,11 @@ class Leg:
         agreed = strategy.agree(self.signals.wishes | (SAVE if self._overdue() else 0))
         exhausted = session.selection.exhausted(settings.select)
         if due or agreed or exhausted or session.step == session.total:
-            self._save(due)
+            self.save(due)
         ends = exhausted or (agreed & STOP and session.step < session.total)
         if ends or session.step == session.total:
             strategy.settle()
+            self.saver.wait()
         if exhausted:
             since = session.selection.since
             return self._finish(f"stopped early: no better {settings.select.metric} for {since} validations")
@@ -187,7 +198,7 @@ class Leg:
         norms = session.watch.look(session.stage.nets, self.strategy, session.step)
         values = {f"train/{name}": value for name, value in self.sums.fetch(self.strategy).items()}
         values |= session.watch.norms() | {f"weight_norm/{name}": norm for name, norm in norms.items()}
-        for name, optimiser in session.optimisers.items():
+        for name, optimiser in self.strategy.optimisers.items():
             values[f"lr/{name}"] = float(optimiser.param_groups[0]["lr"])
         speed = self.report.losses(session.step, values)
         if self.strategy.main:
@@ -201,11 +212,9 @@ class Leg:
         epoch = session.epoch
         before = time.perf_counter()
         maps = epoch % settings.validate_.every == 0 or session.step == session.total
-        bare = {name: net for name, net in session.stage.nets.items() if name not in session.averages.nets}
-        nets, pixels = {**bare, **session.averages.nets}, session.data.pixels
-        with validate.evaluating(bare):
+        with session.averages.whole(session.model.averaged(), self.strategy) as nets:
             values, grid, ranges = validate.validate(
-                settings, session.model, nets, pixels, self.subsets, self.strategy, maps=maps
+                settings, session.model, nets, session.data.pixels, self.subsets, self.strategy, maps=maps
             )
         if ranges is not None:
             session.watch.validated(*ranges, session.step)
@@ -223,20 +232,19 @@ class Leg:
             self.report.grid(session.step, grid)
         return best or epoch % settings.checkpoint.every == 0
 
-    def _save(self, due: bool) -> None:
+    def save(self, due: bool = False) -> None:
         """Write a checkpoint of what is sound, then let go of those that are not to be kept; `due`: by an epoch's end."""
         session = self.session
         if not session.watch.sound(session.stage.nets, self.strategy):
             return  # The next step shows it; to say so now would depend on when a checkpoint was asked for.
         if due and session.watch.calm:
             session.anchor = (session.step, session.selection.step)
-        sums = self.sums.state(self.strategy)
-        if self.strategy.main:
-            first = not session.saved
-            self.ledger.save(sums)
-            if first:
-                self.note("running", "")  # a run that has lost its checkpoints is told from one that had none yet
-            self.ledger.prune()
+        first = not session.saved
+        self.ledger.save(self.sums.state(self.strategy), self.saver)
+        if first:
+            self.saver.wait()
+            session.saved = True
+            self.note("running", "")  # a run that has lost its checkpoints is told from one that had none yet
         self.saved, self.asked = time.monotonic(), False
 
     def _finish(self, why: str) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,9 +14,8 @@ from memdist.config import Optim, Schedule
 _FUSED = {"sgd", "adam", "adamw"}
 
 
-def make(net: nn.Module, settings: Optim) -> torch.optim.Optimizer:
-    """Build the optimiser of one network whose parameters are on their device already."""
-    parameters = list(net.parameters())
+def make(parameters: Sequence[nn.Parameter], settings: Optim) -> torch.optim.Optimizer:
+    """Build the optimiser of parameters that are on their device already."""
     kernel = settings.kernel
     if kernel == "auto":
         kernel = "fused" if settings.name in _FUSED else "foreach"

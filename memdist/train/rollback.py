@@ -10,9 +10,10 @@ from __future__ import annotations
 from typing import Any
 
 from memdist import rundir
+from memdist.distributed import pieces
 from memdist.distributed import strategy as strategy_
 from memdist.errors import DivergedError
-from memdist.train import checkpoint, restore, start
+from memdist.train import checkpoint, contents, restore, start
 from memdist.train.select import Selection
 from memdist.train.watch import Verdict, Watch
 
@@ -71,7 +72,7 @@ def go_back(session: start.Session, verdict: Verdict) -> list[str]:
     number, rate = len(session.rollbacks) + 1, session.rate * run.divergence.rate
     record = {"step": step, "rollback": number, "reason": verdict.what, "rate": rate}
     rollbacks: list[dict[str, Any]] = [*session.rollbacks, record]
-    for optimiser in session.optimisers.values():
+    for optimiser in session.strategy.optimisers.values():
         optimiser.state.clear()
     if step:
         start.take_up(session, step)
@@ -121,9 +122,8 @@ def _begin_again(session: start.Session) -> None:
     stage, averages = start.place(run, session.model, session.strategy.device)
     if run.init.from_ is not None:
         restore.start_from(run.init.from_, stage.nets, averages.nets)
-    for mine, initial in ((session.stage.nets, stage.nets), (session.averages.nets, averages.nets)):
-        for name, net in mine.items():
-            net.load_state_dict(initial[name].state_dict())
+    contents.take_weights(session.stage, session.strategy, pieces.of_nets(stage.nets))
+    pieces.fill(session.averages.pieces(), pieces.of_nets(averages.nets))
     session.strategy.load_scalers(session.scalers)
     session.watch = Watch(run.divergence, session.model.floors())
     session.selection, session.step, session.anchor, session.state = Selection(), 0, (0, None), {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from memdist import config, draws, models, rundir
 from memdist.config import Run
@@ -19,10 +21,23 @@ from memdist.data import fixations, leaks
 from memdist.data import loader as loader_
 from memdist.data import sources as sources_
 from memdist.data import split as split_
+from memdist.distributed import blocks
 from memdist.distributed import strategy as strategy_
 from memdist.errors import CheckpointError, ConfigError
 from memdist.model import Model, Sampling, Stage, Task
-from memdist.train import checkpoint, dataset, distribution, optim, provenance, report, restore, select, trivial, whole
+from memdist.train import (
+    checkpoint,
+    contents,
+    dataset,
+    distribution,
+    optim,
+    provenance,
+    report,
+    restore,
+    select,
+    trivial,
+    whole,
+)
 from memdist.train.ema import Averages
 from memdist.train.select import Selection
 from memdist.train.watch import Watch
@@ -38,9 +53,10 @@ class Session:
     data: dataset.Dataset
     model: Model
     stage: Stage
-    optimisers: dict[str, torch.optim.Optimizer]
     averages: Averages
     watch: Watch
+    shapes: dict[str, checkpoint.Shapes] = field(default_factory=dict)
+    """Of networks and averages as a checkpoint keeps them, by file: known while they are held whole."""
     step: int = 0
     seconds: float = 0.0
     """Time spent training in former legs."""
@@ -64,6 +80,14 @@ class Session:
     def rate(self) -> float:
         """Factor on all learning rates that rollbacks have brought about."""
         return float(self.rollbacks[-1]["rate"]) if self.rollbacks else 1.0
+
+    @property
+    def parameters(self) -> dict[str, int]:
+        """Parameters of each network."""
+        nets = self.stage.nets
+        own = {name: {key for key, _ in net.named_parameters()} for name, net in nets.items()}
+        shapes = self.shapes[checkpoint.NETS]
+        return {name: sum(math.prod(shapes[name][key]) for key in keys) for name, keys in own.items()}
 
     @property
     def epochs(self) -> float:
@@ -92,12 +116,14 @@ def default_folder(name: str, overrides: Sequence[str], run: Run) -> Path:
 
 def build(run: Any) -> Model:
     """Make the model and check what can be checked without data; raises ConfigError."""
+    strategy_.check(run)
     kind, data = models.load(run.model.name), run.data
     task = Task(size=data.size, image_channels=data.image_channels, map_channels=data.map_channels)
     if why := kind.unfit(task):
         raise ConfigError(f"{run.model.name} {why}")
     model: Model = kind(run.model, task)
-    wanted = {run.strategy, run.precision} | ({"compile"} if run.compile else set())
+    wanted = {run.strategy, run.precision}
+    wanted |= {setting for setting in ("compile", "activation_checkpointing") if getattr(run, setting)}
     for setting, why in model.refuses().items():
         if setting in wanted:
             raise ConfigError(f"{run.model.name} cannot run with {setting}: {why}")
@@ -159,14 +185,26 @@ def open_session(
     if model.wants_mean_map:
         mean = trivial.mean_map(data.pixels, data.rows["train"])
         model = type(model)(run.model, dataclasses.replace(model.task, mean_map=mean))
-    stage, averages = place(run, model, strategy.device)
-    optimisers = {name: optim.make(net, getattr(run.optim, name)) for name, net in stage.nets.items()}
+    stage, averages = place(run, model, strategy.device, whole=not strategy.shares)
+    shapes: dict[str, checkpoint.Shapes] = {
+        checkpoint.NETS: checkpoint.shapes_of(stage.nets),
+        checkpoint.AVERAGES: checkpoint.shapes_of(averages.nets),
+    }
     watch = Watch(run.divergence, model.floors())
-    session = Session(run, out, strategy, data, model, stage, optimisers, averages, watch)
+    session = Session(run, out, strategy, data, model, stage, averages, watch, shapes)
     last = 0 if new else strategy_.from_main(strategy, lambda: _choose(session))
     if not last and run.init.from_ is not None:
         restore.start_from(run.init.from_, stage.nets, averages.nets)
-    strategy.prepare(stage, optimisers, {name: getattr(run.optim, name).clip for name in stage.nets})
+    if strategy.shares:
+        averages.part()
+    dress(run, stage, averages, strategy)
+    strategy.prepare(
+        stage,
+        lambda name, weights: optim.make(weights, getattr(run.optim, name)),
+        {name: getattr(run.optim, name).clip for name in stage.nets},
+    )
+    if strategy.shares:
+        averages.deal_out(strategy)
     session.scalers = strategy.scalers()
     if last:
         take_up(session, last)
@@ -187,31 +225,55 @@ def _refuse_other_data(run: Any, out: Path, data: dataset.Dataset) -> None:
         )
 
 
-def place(run: Any, model: Model, device: torch.device) -> tuple[Stage, Averages]:
-    """Build networks and their averages with seeded weights, on the device, in its layout, compiled if asked for."""
+def place(run: Any, model: Model, device: torch.device, *, whole: bool = True) -> tuple[Stage, Averages]:
+    """Build networks and their averages with seeded weights, on the device, in its layout.
+
+    Weights that are to be dealt out (not `whole`) lie in rows; then what goes in takes the layout along instead.
+    """
     restore.affordable(model)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(draws.key("init", run.seed) & (2**63 - 1))
         stage = model.stage()
+    if run.sync_batch_norm:
+        stage = dataclasses.replace(stage, nets={name: blocks.synchronised(net) for name, net in stage.nets.items()})
     last = run.channels_last == "always" or (run.channels_last == "auto" and (device.type == "cuda" or run.compile))
     for net in stage.nets.values():
         net.to(device).train()
-        if last:
+        if last and whole:
             # Weights of convolutions only: what has four axes.
             net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    averages = Averages(stage.nets, model.averaged(), run.ema.decay)
-    if run.compile:
-        cache_.keep_compiled(run.data.cache)
-        for name, net in (*stage.nets.items(), *averages.nets.items()):
-            if name not in stage.eager:
-                net.compile(fullgraph=True)
-    return stage, averages
+        elif last:
+            net.register_forward_pre_hook(_channels_last)
+    return stage, Averages(stage.nets, model.averaged(), run.ema.decay)
+
+
+def _channels_last(_: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+    return tuple(x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x for x in inputs)
+
+
+def dress(run: Any, stage: Stage, averages: Averages, strategy: strategy_.Strategy) -> None:
+    """Have networks compute what they keep not, and compile them, if asked for."""
+    if run.activation_checkpointing:
+        for name, net in stage.nets.items():
+            blocks.recompute(name, net)
+    if not run.compile:
+        return
+    cache_.keep_compiled(run.data.cache)
+    for name, net in stage.nets.items():
+        if name in stage.eager:
+            continue
+        if strategy.shares:
+            blocks.compiled(net)
+        else:
+            net.compile(fullgraph=True)
+    if not strategy.shares:
+        for net in averages.nets.values():
+            net.compile(fullgraph=True)
 
 
 def fault(session: Session, step: int) -> str | None:
     """What keeps a session from going on from a checkpoint, in words."""
-    scaled = session.run.precision == "fp16"
-    return whole.fault(session.out, step, session.stage.nets, session.averages.nets, scaled=scaled)
+    return whole.fault(session.out, step, session.shapes, scaled=session.run.precision == "fp16")
 
 
 def _choose(session: Session) -> int:
@@ -222,11 +284,9 @@ def _choose(session: Session) -> int:
 
 def take_up(session: Session, step: int) -> None:
     """Restore networks, averages, optimisers and everything else from a checkpoint that was found to be whole."""
-    out, nets = session.out, session.stage.nets
+    out = session.out
     state = whole.state(out, step)
-    checkpoint.load_weights(out, step, nets, averages=False)
-    checkpoint.load_weights(out, step, session.averages.nets, averages=True)
-    checkpoint.load_optimisers(out, step, nets, session.optimisers)
+    contents.take(out, step, session.stage, session.averages, session.strategy)
     session.strategy.load_scalers(state["scalers"])
     session.selection = Selection(**state["selection"])
     best = session.selection.step

@@ -67,7 +67,7 @@ def take_step(session: Session, micros: Sequence[Pair], sums: Sums) -> None:
     scratches: list[Scratch] = [{} for _ in micros]
     for update in due(session.stage.updates, step):
         settings = getattr(run.optim, update.net)
-        optim.set_rate(session.optimisers[update.net], settings, step, session.total, session.rate)
+        optim.set_rate(strategy.optimisers[update.net], settings, step, session.total, session.rate)
         with strategy.only(update.net) as nets:
             for number, (micro, scratch) in enumerate(zip(micros, scratches, strict=True), 1):
                 with strategy.micro(update.net, number == len(micros)):

@@ -33,7 +33,7 @@ def study(folder: Path, *, choice: str = "best", ema: bool = True, overrides: Se
     # What a former study found is no part of this one.
     run = evaluate.settings_for_reading(folder, overrides, studied={})
     plan, reference = plan_of(restore.model_of(run), run)
-    strategy = strategy_.make(run)
+    strategy = strategy_.reading(run)
     try:
         found = evaluate.opened(
             folder, run, strategy, choice=choice, ema=ema, overrides=overrides, samplings=[reference]

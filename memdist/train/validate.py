@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from memdist import draws, metrics, rundir
 from memdist.config import Run
@@ -60,18 +59,6 @@ def first(pixels: cache.Pixels, rows: Rows, count: int | None, stream: str = "su
     """So many rows by rank of a hash of the pictures' contents, which neither order nor names of files change; None: all."""
     ranked = sorted(rows, key=lambda row: draws.key(stream, pixels.image_hashes[row], pixels.stems[row]))
     return np.array(ranked[:count], dtype=np.int64)
-
-
-@contextlib.contextmanager
-def evaluating(nets: Mapping[str, nn.Module]) -> Iterator[None]:
-    """Put networks into evaluation mode for a while."""
-    for net in nets.values():
-        net.eval()
-    try:
-        yield
-    finally:
-        for net in nets.values():
-            net.train()
 
 
 def validate(

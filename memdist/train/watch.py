@@ -150,7 +150,7 @@ class Watch:
         Called by all ranks alike, at steps that do not depend on clocks or signals. Raises Diverged.
         """
         self.fold(strategy)
-        found = _weights(nets)
+        found = _weights(nets, strategy)
         for net, norm in found.items():
             if not math.isfinite(norm):
                 raise Diverged(_verdict(step, net, f"the weights of {net} are no longer finite at step {step}"))
@@ -159,7 +159,7 @@ class Watch:
     def sound(self, nets: Mapping[str, nn.Module], strategy: strategy_.Strategy) -> bool:
         """Judge all that has gathered (raises Diverged); gives whether weights and running statistics are finite."""
         self.fold(strategy)
-        return all(map(math.isfinite, _weights(nets).values()))
+        return all(map(math.isfinite, _weights(nets, strategy).values()))
 
     def validated(self, predicted: float, true: float, step: int) -> None:
         """Judge the ranges of maps that validation predicted and of true ones, after `look`.
@@ -268,12 +268,12 @@ class Watch:
 
 
 @torch.no_grad()
-def _weights(nets: Mapping[str, nn.Module]) -> dict[str, float]:
+def _weights(nets: Mapping[str, nn.Module], strategy: strategy_.Strategy) -> dict[str, float]:
     """L2 norm of the weights of each network, not finite where a weight or a running statistic is not; waits."""
     norms = []
-    for net in nets.values():
+    for name, net in nets.items():
         statistics = [b for b in net.buffers() if b.is_floating_point()]
-        norm = strategy_.norm([p.data for p in net.parameters()])
+        norm = strategy.weight_norm(name, net)
         # Zero times what is finite is zero.
         norms.append(norm + 0 * strategy_.norm(statistics) if statistics else norm)
     return dict(zip(nets, torch.stack(norms).tolist(), strict=True))

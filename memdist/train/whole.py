@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from memdist import rundir
 from memdist.errors import CheckpointError
@@ -152,32 +151,29 @@ def _set_aside(run: Path, step: int) -> Path:
     return path
 
 
-def fault(
-    run: Path,
-    step: int,
-    nets: Mapping[str, nn.Module],
-    averages: Mapping[str, nn.Module],
-    *,
-    scaled: bool,
-) -> str | None:
-    """What keeps a run with these networks from going on from a checkpoint, in words; `scaled`: it has loss scalers."""
+def fault(run: Path, step: int, shapes: Mapping[str, checkpoint.Shapes], *, scaled: bool) -> str | None:
+    """What keeps a run with networks of these shapes from going on from a checkpoint, in words.
+
+    `shapes` are by file: those of the networks and of their averages; `scaled`: the run has loss scalers.
+    """
     wrong = checkpoint.harm(run, step)
     if wrong is not None:
         return wrong
     path = checkpoint.folder(run, step)
+    nets = shapes[checkpoint.NETS]
     scalers = {name: set(torch.amp.GradScaler("cpu").state_dict()) for name in nets} if scaled else {}
     wrong = state_fault(state(run, step), scalers)
     if wrong is not None:
         return f"{checkpoint.STATE} cannot be, as {wrong}"
     try:
-        for name, of in ((checkpoint.NETS, nets), (checkpoint.AVERAGES, averages)):
-            wrong = checkpoint.misfit(checkpoint.shapes(path / name), of)
+        for name, wanted in shapes.items():
+            wrong = checkpoint.misfit(checkpoint.shapes(path / name), wanted)
             if wrong is not None:
                 return f"{name} does not fit: {wrong}"
         stored = checkpoint.shapes(path / checkpoint.OPTIM)
     except CheckpointError as error:
         return str(error).partition(";")[0]
-    known = {f"{net}/{key}" for net, module in nets.items() for key, _ in module.named_parameters()}
+    known = {f"{net}/{key}" for net, tensors in nets.items() for key in tensors}
     for key in stored:
         net, _, rest = key.partition("/")
         if f"{net}/{rest.partition('/')[2]}" not in known:

@@ -13,7 +13,7 @@ from memdist.config import fields
 from memdist.diffusion import sampling, schedule
 from memdist.distributed.single import Single
 from memdist.model import Model, Pair, Sampling, Task
-from memdist.train import checkpoint, optim
+from memdist.train import checkpoint, contents, optim
 from memdist.train.ema import Averages
 from memdist.train.step import due
 from tests import tiny
@@ -91,8 +91,11 @@ def test_scores_are_one_value_a_picture(made) -> None:
 
 def strategy_for(run, stage) -> Single:
     strategy = Single(torch.device("cpu"), "fp32")
-    optimisers = {name: optim.make(net, getattr(run.optim, name)) for name, net in stage.nets.items()}
-    strategy.prepare(stage, optimisers, {name: getattr(run.optim, name).clip for name in stage.nets})
+    strategy.prepare(
+        stage,
+        lambda name, weights: optim.make(weights, getattr(run.optim, name)),
+        {name: getattr(run.optim, name).clip for name in stage.nets},
+    )
     return strategy
 
 
@@ -150,7 +153,6 @@ def test_a_checkpoint_gives_back_every_bit(made, tmp_path: Path) -> None:
     stage = model.stage()
     strategy = strategy_for(run, stage)
     averages = Averages(stage.nets, model.averaged(), run.ema.decay)
-    optimisers = strategy._optimisers
 
     def step(stage, strategy, averages, number: int) -> None:
         scratch: dict[str, Tensor] = {}
@@ -163,14 +165,12 @@ def test_a_checkpoint_gives_back_every_bit(made, tmp_path: Path) -> None:
         averages.copy_buffers()
 
     step(stage, strategy, averages, 0)
-    checkpoint.save(tmp_path, 1, stage.nets, averages.nets, optimisers, {})
+    contents.write(tmp_path, 1, contents.everything(stage, averages, strategy), strategy, {})
     assert checkpoint.steps(tmp_path) == [1] and checkpoint.read_state(tmp_path, 1)["step"] == 1
     other = model.stage()
     restored = strategy_for(run, other)
     kept = Averages(other.nets, model.averaged(), run.ema.decay)
-    checkpoint.load_weights(tmp_path, 1, other.nets, averages=False)
-    checkpoint.load_weights(tmp_path, 1, kept.nets, averages=True)
-    checkpoint.load_optimisers(tmp_path, 1, other.nets, restored._optimisers)
+    contents.take(tmp_path, 1, other, kept, restored)
     for number in (1, 2):
         step(stage, strategy, averages, number)
         step(other, restored, kept, number)

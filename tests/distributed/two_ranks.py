@@ -105,11 +105,22 @@ def statistics(folder: Path, strategy: Ddp) -> None:
 def overflow(folder: Path, strategy: Ddp) -> None:
     """Rank 1's loss overflows fp16 in the second of three steps."""
     mixed = Ddp.__new__(Ddp)
-    mixed.__dict__ = {**strategy.__dict__, "precision": "fp16", "_scalers": {}, "_training": None}
+    fresh: dict[str, Any] = {
+        "_scalers": {},
+        "_training": None,
+        "_bare": {},
+        "_wrapped": {},
+        "_weights": {},
+        "optimisers": {},
+    }
+    mixed.__dict__ = {**strategy.__dict__, "precision": "fp16", **fresh}
     torch.manual_seed(0)
     net = torch.nn.Linear(4, 1)
-    optimiser = torch.optim.SGD(net.parameters(), lr=1e-3, fused=True)
-    mixed.prepare(Stage(nets={"net": net}, updates=()), {"net": optimiser}, {"net": None})
+
+    def sgd(_: str, weights: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
+        return torch.optim.SGD(weights, lr=1e-3, fused=True)
+
+    mixed.prepare(Stage(nets={"net": net}, updates=()), sgd, {"net": None})
     told: dict[str, list[Any]] = {"taken": [], "moved": []}
     for step in range(3):
         factor = 1e6 if step == 1 and strategy.rank == 1 else 1.0

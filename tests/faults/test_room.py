@@ -221,5 +221,5 @@ def test_a_library_that_finds_no_room_says_so_like_the_system(tmp_path: Path, mo
 
     monkeypatch.setattr(safetensors.torch, "save_file", full)
     with pytest.raises(CheckpointError, match=r"cannot write .*0000000003: no space left on device; .* make room"):
-        checkpoint.save(tmp_path, 3, {}, {}, {}, {})
+        checkpoint.save(tmp_path, 3, {}, {}, {})
     assert list((tmp_path / rundir.CHECKPOINTS).iterdir()) == []

@@ -173,7 +173,7 @@ def test_tensors_that_do_not_fit_are_passed_over(
 
 def test_every_flip_and_every_cut_is_found(tmp_path: Path) -> None:
     """Every byte of the small files, and many of the large ones, a bit at a time; every file cut at many places."""
-    checkpoint.save(tmp_path, 3, {"net": torch.nn.Linear(4, 2)}, {}, {}, {"a": [1, 2, 3]})
+    checkpoint.save(tmp_path, 3, {"net": torch.nn.Linear(4, 2)}, {}, {"a": [1, 2, 3]})
     folder, chance = checkpoint.folder(tmp_path, 3), random.Random(0)
     assert checkpoint.harm(tmp_path, 3) is None
     for name in FILES:
@@ -294,7 +294,7 @@ def test_who_was_followed_meanwhile_removes_nothing(
 
     if when == "within a checkpoint":
         shutil.rmtree(checkpoint.folder(run, LAST))
-        checkpoint.save(run, LAST, {}, {}, {}, {})  # set aside as torn
+        checkpoint.save(run, LAST, {}, {}, {})  # set aside as torn
         save = checkpoint.save
 
         def slowly(*rest: Any) -> None:
@@ -317,10 +317,10 @@ def test_who_was_followed_meanwhile_removes_nothing(
 
 def test_of_those_set_aside_the_latest_stay(tmp_path: Path) -> None:
     for step in range(1, 7):
-        checkpoint.save(tmp_path, step, {}, {}, {}, {"selection": {"step": None}})
+        checkpoint.save(tmp_path, step, {}, {}, {"selection": {"step": None}})
     choice = whole.choose(tmp_path, lambda step: "it is torn" if step > 1 else None)
     assert choice.step == 1 and [entry["step"] for entry in choice.passed] == [6, 5, 4, 3, 2]
-    checkpoint.save(tmp_path, 2, {}, {}, {}, {"selection": {"step": None}})
+    checkpoint.save(tmp_path, 2, {}, {}, {"selection": {"step": None}})
     whole.choose(tmp_path, lambda step: "it is torn" if step > 1 else None)
     names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
     assert names == [".corrupt-0000000002-5", ".corrupt-0000000002-6", ".corrupt-0000000003-4", "0000000001"]

@@ -32,8 +32,11 @@ def losses(variant: str) -> list[dict[str, float]]:
     model = kind(run.model, Task(size=tiny.SIZE, image_channels=3, map_channels=3, mean_map=map_.mean(0)))
     stage = model.stage()
     strategy = Single(torch.device("cpu"), "fp32")
-    optimisers = {name: optim.make(net, getattr(run.optim, name)) for name, net in stage.nets.items()}
-    strategy.prepare(stage, optimisers, {name: getattr(run.optim, name).clip for name in stage.nets})
+    strategy.prepare(
+        stage,
+        lambda name, weights: optim.make(weights, getattr(run.optim, name)),
+        {name: getattr(run.optim, name).clip for name in stage.nets},
+    )
     told = []
     for step in range(4):
         torch.manual_seed(step)

@@ -50,7 +50,9 @@ def test_every_kernel_of_an_optimiser_takes_the_same_step(name: str, kernel: str
     def moved(kernel: str) -> torch.Tensor:
         torch.manual_seed(0)
         net = nn.Linear(4, 3)
-        optimiser = optim.make(net, config.Optim(name=name, lr=0.1, weight_decay=0.01, kernel=kernel))
+        optimiser = optim.make(
+            list(net.parameters()), config.Optim(name=name, lr=0.1, weight_decay=0.01, kernel=kernel)
+        )
         for _ in range(3):
             net(torch.ones(2, 4)).square().sum().backward()
             optimiser.step()
@@ -63,7 +65,7 @@ def test_every_kernel_of_an_optimiser_takes_the_same_step(name: str, kernel: str
 def test_sgd_takes_the_step_of_the_formula() -> None:
     net = nn.Linear(1, 1, bias=False)
     nn.init.constant_(net.weight, 2.0)
-    optimiser = optim.make(net, config.Optim(name="sgd", lr=0.1, momentum=0.5))
+    optimiser = optim.make(list(net.parameters()), config.Optim(name="sgd", lr=0.1, momentum=0.5))
     values = []
     for _ in range(2):
         net(torch.ones(1, 1)).square().sum().backward()  # gradient 2 w
@@ -83,8 +85,7 @@ def test_a_rate_that_rollbacks_lowered_keeps_its_schedule() -> None:
 def test_the_norm_of_a_gradient_is_from_before_it_was_clipped() -> None:
     net = nn.Linear(2, 1, bias=False)
     strategy = Single(torch.device("cpu"), "fp32")
-    optimiser = torch.optim.SGD(net.parameters(), lr=1.0)
-    strategy.prepare(Stage(nets={"net": net}, updates=()), {"net": optimiser}, {"net": 0.5})
+    strategy.prepare(Stage(nets={"net": net}, updates=()), lambda _, w: torch.optim.SGD(w, lr=1.0), {"net": 0.5})
     for part in ([3.0, 0.0], [0.0, 4.0]):  # two micro-batches
         strategy.backward("net", net(2 * torch.tensor([part])).mean(), 2)
     stepped = strategy.step(Update(net="net", loss=lambda *_: Loss(torch.zeros(()), {})))
@@ -170,8 +171,11 @@ def test_one_scaler_a_network_and_an_overflow_skips_everything(monkeypatch: pyte
     clipped: list[int] = []
     stage = Stage(nets=nets, updates=())
     strategy = Single(torch.device("cpu"), "fp16")
-    optimisers = {name: torch.optim.SGD(net.parameters(), lr=0.1, fused=True) for name, net in nets.items()}
-    strategy.prepare(stage, optimisers, {"a": None, "b": 1.0})
+
+    def sgd(_: str, weights: list[nn.Parameter]) -> torch.optim.Optimizer:
+        return torch.optim.SGD(weights, lr=0.1, fused=True)
+
+    strategy.prepare(stage, sgd, {"a": None, "b": 1.0})
 
     def step(name: str, size: float) -> float:
         update = Update(net=name, loss=lambda *_: Loss(torch.zeros(()), {}), after=lambda _: clipped.append(1))
@@ -191,7 +195,7 @@ def test_one_scaler_a_network_and_an_overflow_skips_everything(monkeypatch: pyte
     assert step("a", 0.1) == 1.0 and step("b", 0.1) == 1.0
     assert not torch.equal(nets["a"].weight, before)
     other = Single(torch.device("cpu"), "fp16")
-    other.prepare(stage, optimisers, {"a": None, "b": None})
+    other.prepare(stage, sgd, {"a": None, "b": None})
     other.load_scalers(strategy.scalers())
     assert other.scalers() == strategy.scalers()
 
@@ -206,9 +210,7 @@ def test_clipping_bounds_the_gradient() -> None:
     net = nn.Linear(1, 1, bias=False)
     nn.init.constant_(net.weight, 0.0)
     strategy = Single(torch.device("cpu"), "fp32")
-    strategy.prepare(
-        Stage(nets={"net": net}, updates=()), {"net": torch.optim.SGD(net.parameters(), lr=1.0)}, {"net": 0.5}
-    )
+    strategy.prepare(Stage(nets={"net": net}, updates=()), lambda _, w: torch.optim.SGD(w, lr=1.0), {"net": 0.5})
     strategy.backward("net", net(torch.full((1, 1), 100.0)).mean(), 1)
     strategy.step(Update(net="net", loss=lambda *_: Loss(torch.zeros(()), {})))
     assert net.weight.item() == pytest.approx(-0.5, rel=1e-4)
@@ -244,14 +246,14 @@ def _net(size: int) -> dict[str, nn.Module]:
 
 
 def test_a_checkpoint_of_another_network_is_named(tmp_path: Path) -> None:
-    checkpoint.save(tmp_path, 3, _net(4), {}, {}, {})
+    checkpoint.save(tmp_path, 3, _net(4), {}, {})
     with pytest.raises(CheckpointError, match=r"from another network: net differs in 1 tensors, for example weight"):
         checkpoint.load_weights(tmp_path, 3, _net(5), averages=False)
 
 
 @pytest.mark.parametrize("harm", ["flip", "cut", "lose"])
 def test_a_harmed_checkpoint_is_found_out(tmp_path: Path, harm: str) -> None:
-    checkpoint.save(tmp_path, 3, _net(4), {}, {}, {"a": 1})
+    checkpoint.save(tmp_path, 3, _net(4), {}, {"a": 1})
     assert checkpoint.read_state(tmp_path, 3) == {"step": 3, "a": 1}
     path = checkpoint.folder(tmp_path, 3) / checkpoint.NETS
     data = path.read_bytes()
@@ -266,7 +268,7 @@ def test_a_harmed_checkpoint_is_found_out(tmp_path: Path, harm: str) -> None:
 def test_a_step_is_named_by_its_digits(tmp_path: Path) -> None:
     net = nn.Linear(1, 1)
     for step in (5, 30):
-        checkpoint.save(tmp_path, step, {"net": net}, {}, {}, {})
+        checkpoint.save(tmp_path, step, {"net": net}, {}, {})
     assert restore.chosen_step(tmp_path, "5") == restore.chosen_step(tmp_path, "0005") == 5
     for choice in ("7", "0", "9" * 5000, "²"):
         with pytest.raises(CheckpointError, match="has no checkpoint '.*; there are best, last and 5, 30$") as caught:
@@ -276,7 +278,7 @@ def test_a_step_is_named_by_its_digits(tmp_path: Path) -> None:
 
 def test_what_is_left_of_a_run_is_said_as_it_is(tmp_path: Path) -> None:
     assert checkpoint.safe(tmp_path) == "no checkpoint was written yet, and the same command begins anew"
-    checkpoint.save(tmp_path, 5, {"net": nn.Linear(1, 1)}, {}, {}, {})
+    checkpoint.save(tmp_path, 5, {"net": nn.Linear(1, 1)}, {}, {})
     assert checkpoint.safe(tmp_path) == "the checkpoint of step 5 is safe, and the same command goes on from there"
 
 
@@ -293,7 +295,7 @@ def test_a_run_that_diverged_for_an_unknown_reason_is_told(tmp_path: Path) -> No
 
 def test_pruning_keeps_what_it_is_told(tmp_path: Path) -> None:
     for step in (1, 2, 3):
-        checkpoint.save(tmp_path, step, _net(2), {}, {}, {})
+        checkpoint.save(tmp_path, step, _net(2), {}, {})
     checkpoint.prune(tmp_path, {1, 3})
     assert checkpoint.steps(tmp_path) == [1, 3]
 

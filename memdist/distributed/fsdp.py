@@ -1,0 +1,104 @@
+"""Fully sharded data parallelism: each rank holds a share of weights, gradients and optimiser states.
+
+torch's own `fully_shard` on every device: Accelerate's way to it takes plain data parallelism on CPUs, silently.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+
+from memdist.distributed import pieces
+from memdist.distributed.blocks import blocks
+from memdist.distributed.group import Group
+from memdist.distributed.pieces import Piece
+from memdist.distributed.strategy import Stepped, norm
+from memdist.model import Update
+
+
+class Fsdp(Group):
+    """Weights are dealt out in rows and gathered block by block (Zhao et al. 2023, arXiv 2304.11277).
+
+    Weights, gradients and what the ranks tell each other are fp32 in each precision, so that the results are those of ddp.
+    """
+
+    shares = True
+
+    def __init__(self, device: torch.device, precision: str, *, offload: bool = False) -> None:
+        """Join the process group; `offload` keeps shares in the host's memory."""
+        super().__init__(device, precision)
+        # No network here changes what a block gave in place.
+        warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor", UserWarning)
+        self._offload = offload
+        self._gathered: list[Any] = []
+        self._mesh = init_device_mesh(device.type, (self.world,))
+
+    def _wrap(self, net: nn.Module, *, whole: bool) -> nn.Module:
+        from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, OffloadPolicy, fully_shard
+
+        policy = CPUOffloadPolicy() if self._offload else OffloadPolicy()
+        # A second differentiation meets weights that were gathered for the first: they must still be there.
+        for part in (net,) if whole else (*blocks(net), net):
+            fully_shard(part, mesh=self._mesh, offload_policy=policy, reshard_after_forward=not whole)
+        assert isinstance(net, FSDPModule)
+        if whole:
+            net.set_reshard_after_backward(False)
+            self._gathered.append(net)
+        return net
+
+    @contextlib.contextmanager
+    def micro(self, net: str, last: bool) -> Iterator[None]:
+        """Surround forward and backward of one micro-batch; gradients are reduced in the last one only."""
+        wrapped: Any = self._wrapped[net]
+        wrapped.set_requires_gradient_sync(last)
+        with self.autocast():
+            yield
+
+    def step(self, update: Update) -> Stepped:
+        """Unscale, clip, step, zero, `after`; what was kept whole for a second differentiation is dealt out again before."""
+        for net in self._gathered:
+            net.reshard()
+        return super().step(update)
+
+    def _piece(self, value: Tensor, weight: nn.Parameter) -> Piece:
+        from torch.distributed.tensor import DTensor
+
+        if not isinstance(value, DTensor):
+            return pieces.whole(value)
+        local = value.to_local().detach()
+        # `fully_shard` deals out the first axis in shares of one size, the last ones smaller or empty: stretches of rows.
+        rows = -(-value.shape[0] // self.world)
+        per_row = value.numel() // value.shape[0]
+        return Piece(tuple(value.shape), min(self.rank * rows, value.shape[0]) * per_row, local)
+
+    def weight_norm(self, net: str, module: nn.Module) -> Tensor:
+        """L2 norm of all weights of a network."""
+        return self._norm([piece.values for piece in self.weights(net).values()])
+
+    def _norm(self, gradients: list[Tensor]) -> Tensor:
+        own = [share for share in map(_local, gradients) if share.numel()]
+        square = norm(own).square().to(self.device) if own else torch.zeros((), device=self.device)
+        dist.all_reduce(square)
+        return square.sqrt()
+
+    def _clip(self, parameters: list[nn.Parameter], clip: float, size: Tensor) -> None:
+        own = [_local(p.grad) for p in parameters if p.grad is not None]
+        torch._foreach_mul_(own, (clip / (size + 1e-6)).clamp(max=1).to(own[0].device))
+
+    def _agree_on_overflow(self, scaler: torch.amp.GradScaler, optimiser: torch.optim.Optimizer) -> None:
+        # Each rank has looked at its share alone.
+        for found in scaler._per_optimizer_states[id(optimiser)]["found_inf_per_device"].values():
+            dist.all_reduce(_local(found), op=dist.ReduceOp.MAX)
+
+
+def _local(tensor: Tensor) -> Tensor:
+    from torch.distributed.tensor import DTensor
+
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
