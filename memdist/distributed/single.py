@@ -40,7 +40,8 @@ class Single:
 
     def prepare(self, stage: Stage, make: Make, clips: Mapping[str, float | None]) -> None:
         """Take over networks that are already on the device, and make their optimisers."""
-        self._bare, self._clips = dict(stage.nets), dict(clips)
+        self._bare, self._clips, self._training = dict(stage.nets), dict(clips), None
+        self._wrapped, self._weights, self.optimisers = {}, {}, {}
         for name, net in self._bare.items():
             self._wrapped[name] = self._wrap(net, whole=name in stage.twice)
             self._weights[name] = dict(net.named_parameters())

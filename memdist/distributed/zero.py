@@ -71,7 +71,8 @@ class Zero(Group):
         """Take over networks that are already on the device, and make their optimisers and engines."""
         import deepspeed
 
-        self._bare, self._clips = dict(stage.nets), dict(clips)
+        self._bare, self._clips, self._training = dict(stage.nets), dict(clips), None
+        self._engines, self._wrapped, self._weights, self.optimisers, self._spans = {}, {}, {}, {}, {}
         for name, net in self._bare.items():
             # Named by the ranks' order alone: engines are made in one order everywhere.
             weights = dict(net.named_parameters())
