@@ -13,13 +13,14 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from memdist import errors
+from memdist.distributed import hang
 from memdist.distributed.single import Single
 
 
 class Ddp(Single):
     """One of several processes that a launcher started (RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT are set)."""
 
-    def __init__(self, device: torch.device, precision: str) -> None:
+    def __init__(self, device: torch.device, precision: str, hang_minutes: float = 10.0) -> None:
         """Join the process group: NCCL on GPUs, gloo on CPUs, and a gloo group for what the hosts tell each other."""
         from accelerate import Accelerator
         from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
@@ -32,7 +33,7 @@ class Ddp(Single):
             mixed_precision="no",
             kwargs_handlers=[
                 DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True),
-                InitProcessGroupKwargs(timeout=timedelta(minutes=30)),
+                InitProcessGroupKwargs(timeout=hang.timeout(hang_minutes)),
             ],
         )
         self.rank, self.world = self._accelerator.process_index, self._accelerator.num_processes
@@ -40,6 +41,7 @@ class Ddp(Single):
         self._hosts = dist.new_group(backend="gloo", timeout=timedelta(days=1))
         self._bits = torch.zeros(8, dtype=torch.int64)
         self._flying: dist.Work | None = None
+        hang.start(self.rank, self.world, hang_minutes)
 
     def _wrap(self, net: nn.Module) -> nn.Module:
         with warnings.catch_warnings():
@@ -99,7 +101,8 @@ class Ddp(Single):
         failure: BaseException | None = None
         if self.main:
             try:
-                work()
+                with hang.alone("works for all"):
+                    work()
             # An interruption as well: the signal may have reached this rank alone, and the others wait here for it.
             except (Exception, KeyboardInterrupt) as error:
                 failure = error
@@ -113,6 +116,7 @@ class Ddp(Single):
 
     def close(self) -> None:
         """Leave the process group."""
+        hang.stop()
         # A rank that is gone has said why; that it does not answer any more is no news.
         with contextlib.suppress(RuntimeError):
             self.settle()

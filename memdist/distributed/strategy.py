@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from memdist.config import Run
 from memdist.errors import ConfigError
+from memdist.launch import place
 from memdist.model import Nets, Stage, Update
 
 FP16_ON_CPU = "MEMDIST_TEST_FP16_ON_CPU"
@@ -89,12 +90,9 @@ class Strategy(Protocol):
 
 def device_of(name: str) -> torch.device:
     """Device for `device=NAME`; a ConfigError when it is not there."""
-    local = int(os.environ.get("LOCAL_RANK", 0))
-    if name in ("auto", "cuda") and torch.cuda.is_available() and local >= torch.cuda.device_count():
-        raise ConfigError(
-            f"local rank {local} has no GPU of its own: this machine has {torch.cuda.device_count()}; start at most as many "
-            "processes a machine"
-        )
+    local = place.read(os.environ).local
+    if name in ("auto", "cuda") and torch.cuda.is_available():
+        place.enough(torch.cuda.device_count())
     if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda", local)
@@ -129,18 +127,19 @@ def check_precision(precision: str, device: torch.device, key: str = "precision"
 
 def make(run: Run) -> Strategy:
     """Choose the strategy for a run in this process: one process, or one of several that a launcher started."""
-    device = device_of(run.device)
-    check_precision(run.precision, device)
+    with place.alike():
+        device = device_of(run.device)
+        check_precision(run.precision, device)
     if device.type == "cuda":
         # Before the first kernel runs: cuBLAS reads its variable once.
         if run.deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(run.deterministic)
         torch.backends.cudnn.benchmark = not run.deterministic
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+    if place.read(os.environ).world > 1:
         from memdist.distributed.ddp import Ddp
 
-        return Ddp(device, run.precision)
+        return Ddp(device, run.precision, run.hang_minutes)
     from memdist.distributed.single import Single
 
     return Single(device, run.precision)

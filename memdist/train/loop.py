@@ -12,8 +12,10 @@ from typing import Any
 from memdist import rundir
 from memdist.augment import augment
 from memdist.data import loader as loader_
+from memdist.distributed import hang
 from memdist.distributed import strategy as strategy_
 from memdist.errors import CheckpointError, MemdistError
+from memdist.launch import place
 from memdist.train import checkpoint, rollback, start, step, validate, watch
 from memdist.train.ledger import Ledger
 from memdist.train.ours import Ours
@@ -26,7 +28,8 @@ def train(run: Any, out: Path, *, extend: bool = False) -> int:
 
     Raises MemdistError before anything is written for what cannot be trained.
     """
-    model = start.build(run)
+    with place.alike():
+        model = start.build(run)
     strategy = strategy_.make(run)
     try:
         with Signals() as signals, Ours(out, lambda: signals.wishes) as ours:
@@ -107,6 +110,7 @@ class Leg:
                 device=strategy.device,
                 resident=settings.data.resident,
             ) as loader:
+                hang.begin("step", session.step)
                 while session.step < session.total:
                     code = self.advance(loader)
                     if code is not None:
@@ -130,6 +134,7 @@ class Leg:
 
     def close(self) -> None:
         """End the report, and close the line files."""
+        hang.rest()
         self.report.close()
         self.ledger.close()
 
@@ -140,6 +145,7 @@ class Leg:
         micros = loader.micro_batches(session.step)
         self.waited += time.perf_counter() - before
         step.take_step(session, [augment(micro, settings.augment) for micro in micros], self.sums)
+        hang.touch("step", session.step)
         self.report.step(session.step)
         if session.step % settings.log.every == 0:
             self._log()
@@ -233,7 +239,8 @@ class Leg:
         sums = self.sums.state(self.strategy)
         if self.strategy.main:
             first = not session.saved
-            self.ledger.save(sums)
+            with hang.alone("writes a checkpoint"):
+                self.ledger.save(sums)
             if first:
                 self.note("running", "")  # a run that has lost its checkpoints is told from one that had none yet
             self.ledger.prune()
