@@ -18,8 +18,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from memdist import errors
-from memdist.launch import place
+from memdist import errors, process
+from memdist.launch import forward
 
 JOB = "MEMDIST_JOB"
 """Environment variable: folder for what ranks tell whoever started them."""
@@ -50,17 +50,18 @@ class End(NamedTuple):
 
 
 def register() -> None:
-    """Tell whoever started this rank its number and process; nothing without such a folder."""
+    """Tell whoever started this rank its number and process, and end with it; nothing without such a folder."""
     if folder := os.environ.get(JOB):
-        path = Path(folder, f"{place.read(os.environ).rank}.pid")
+        forward.binder()()
+        me = process.this()
         with contextlib.suppress(OSError):  # whoever asked is gone
-            _write(path, str(os.getpid()))
+            _write(Path(folder, f"{_rank()}.pid"), f"{me.pid} {me.start}")
 
 
 def trains(run: Path) -> None:
     """Tell whoever started this rank into which folder it trains."""
     folder = os.environ.get(JOB)
-    if folder and place.read(os.environ).rank == 0:
+    if folder and _rank() == "0":
         with contextlib.suppress(OSError):
             _write(Path(folder, "run"), str(run.absolute()))
 
@@ -75,10 +76,15 @@ def leave(code: int, kind: Kind) -> int:
     if not folder:
         return code
     try:
-        _write(Path(folder, f"{place.read(os.environ).rank}.end"), json.dumps({"code": code, "kind": kind}))
+        _write(Path(folder, f"{_rank()}.end"), json.dumps({"code": code, "kind": kind}))
     except OSError:
         return code
     return 0 if kind == "agreed" else code
+
+
+def _rank() -> str:
+    # Not checked here: an end is noted of what could not be started for a wrong number, too.
+    return os.environ.get("RANK", "0")
 
 
 def left(folder: Path, rank: int) -> tuple[int, Kind] | None:
@@ -90,13 +96,12 @@ def left(folder: Path, rank: int) -> tuple[int, Kind] | None:
         return None
 
 
-def processes(folder: Path) -> dict[int, int]:
-    """Process ids of the ranks that have registered and not noted their end."""
+def registered(folder: Path) -> dict[int, tuple[int, int]]:
+    """Process id and start time of all ranks that have registered, as `process.life` judges them."""
     found = {}
     for path in folder.glob("*.pid"):
-        with contextlib.suppress(OSError, ValueError):
-            if not path.with_suffix(".end").exists():
-                found[int(path.stem)] = int(path.read_text())
+        pid, _, start = path.read_text().partition(" ")
+        found[int(path.stem)] = int(pid), int(start)
     return found
 
 

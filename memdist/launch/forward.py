@@ -53,18 +53,21 @@ class Forward:
             signal.signal(number, handler)
 
 
-def bound() -> Callable[[], None] | None:
-    """What a child does before it becomes another program, so that it ends when this process does, even by kill -9.
+def bound() -> Callable[[], None]:
+    """What a child does before it becomes another program, so that it ends when this process does, even by kill -9."""
+    parent, bind = os.getpid(), binder()
 
-    Linux alone has that; elsewhere ranks notice by their peers.
-    """
-    if sys.platform != "linux":
-        return None
-    parent, libc = os.getpid(), ctypes.CDLL(None)
-
-    def bind() -> None:
-        libc.prctl(1, int(signal.SIGKILL))  # PR_SET_PDEATHSIG
+    def act() -> None:
+        bind()
         if os.getppid() != parent:  # it was too late for that
             os._exit(1)
 
-    return bind
+    return act
+
+
+def binder() -> Callable[[], None]:
+    """What lets a process end with its parent; on Linux alone, elsewhere ranks notice by their peers."""
+    if sys.platform != "linux":
+        return lambda: None
+    prctl = ctypes.CDLL(None).prctl
+    return lambda: prctl(1, int(signal.SIGKILL))  # PR_SET_PDEATHSIG

@@ -1,4 +1,7 @@
-"""`memdist train --gpus N`: how many ranks this machine can hold, and what a person should know before they start."""
+"""`memdist train --gpus N`: how many ranks this machine can hold, and what a person should know before they start.
+
+`python -m memdist.launch.gpus` prints how many ranks a machine holds by default: one a GPU, or one without.
+"""
 
 from __future__ import annotations
 
@@ -65,3 +68,7 @@ def count() -> int:
     code = "import torch; print(torch.cuda.device_count() if torch.cuda.is_available() else 0)"
     asked = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True)
     return int(asked.stdout.split()[-1]) if asked.returncode == 0 and asked.stdout.split() else 0
+
+
+if __name__ == "__main__":
+    print(max(1, count()))

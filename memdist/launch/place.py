@@ -37,7 +37,11 @@ def take(environment: MutableMapping[str, str] | None = None, *, joins: bool = T
     environment = os.environ if environment is None else environment
     if "RANK" not in environment and "WORLD_SIZE" not in environment:
         environment.update(slurm.variables(environment))
-    return read(environment, joins=joins)
+    place = read(environment, joins=joins)
+    if any(key in environment for key in _LOCAL_SIZES):
+        # Under its usual name, which Accelerate would else fill with a guess.
+        environment["LOCAL_WORLD_SIZE"] = str(place.locals)
+    return place
 
 
 def read(environment: Mapping[str, str], *, joins: bool = False) -> Place:

@@ -36,7 +36,10 @@ def train(run: Any, out: Path, *, extend: bool = False) -> int:
             strategy.first(ours.claim)
             session = start.open_session(run, out, strategy, model, extend=extend, hold=ours.hold)
             session.still_ours = ours.check
-            return go_on(session, signals)
+            code = go_on(session, signals)
+            # Many a launcher ends all others once one has left: nobody leaves before the main process has written all.
+            strategy.first(lambda: None)
+            return code
     finally:
         strategy.close()
 
