@@ -1,7 +1,7 @@
 """A rank that is missing is named: each rank tells how far it is, and one that waits too long looks where the others are.
 
 Where a rank stands is counted by `touch`, which costs a few assignments; a thread of its own publishes it every few seconds
-in the store of the process group and never touches the device, the groups or the step. The watch begins with
+in the store of the process group, and never touches the device, the groups or the step. The watch begins with
 `begin`, before the first step. From then on a rank has `run.hang_minutes` for each piece of work, and
 
 - SLOWER times as long for the first piece of each kind: it may compile, or look for the fastest kernels;
@@ -90,15 +90,16 @@ def sentence(found: Missing, stands: Mapping[int, Stand], world: int, minutes: f
         )
     who = _ranks(found.ranks)
     one = len(found.ranks) == 1
-    where = sorted({stands[rank].place for rank in found.ranks if rank in stands})
-    there = f" after {' or '.join(where)}" if where else ""
+    where = " or ".join(sorted({stands[rank].place for rank in found.ranks if rank in stands}))
     rest = [stand.place for rank, stand in stands.items() if rank not in found.ranks]
-    others = f"{len(rest)} other{'s' if len(rest) != 1 else ''}"
-    do = "has" if one else "have"
-    what = f"{do} not answered{there}" if found.silent else f"{'stands' if one else 'stand'}{there}"
+    others = f"{len(rest)} other{'s wait' if len(rest) != 1 else ' waits'} after {' or '.join(sorted(set(rest)))}"
+    if found.silent:
+        last = f"; last heard of after {where}" if where else ""
+        what = f"{who} {'has' if one else 'have'} not answered for {limit} (hang_minutes{last})"
+    else:
+        what = f"{who} {'stands' if one else 'stand'} after {where} for {limit} (hang_minutes)"
     return (
-        f"{who} {what} for {limit} (hang_minutes) while {others} wait{'s' if len(rest) == 1 else ''} after "
-        f"{' or '.join(sorted(set(rest)))}: see what {'that process' if one else 'those processes'} and "
+        f"{what} while {others}: see what {'that process' if one else 'those processes'} and "
         f"{'its machine' if one else 'their machines'} are at; the same command goes on from the last checkpoint"
     )
 
@@ -122,9 +123,11 @@ class Watch:
         self._on = False
         self._kinds: dict[str, int] = {}
         self._beat = 0
+        self._answered = time.monotonic()
         self._end = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="memdist hang watch", daemon=True)
-        self._thread.start()
+        self._threads = [threading.Thread(target=work, daemon=True) for work in (self._run, self._guard)]
+        for thread in self._threads:
+            thread.start()
 
     def begin(self, kind: str, number: int) -> None:
         """From now on something is expected of this rank: work of a kind, which stands at a number."""
@@ -158,46 +161,55 @@ class Watch:
     def stop(self) -> None:
         """Publish and look no more."""
         self._end.set()
-        self._thread.join(timeout=1)
+        for thread in self._threads:
+            thread.join(timeout=1)
 
     def _stand(self) -> Stand:
         self._beat += 1
         return Stand(self._count, self._place, time.monotonic() - self._since, self._patience, self._beat)
 
+    def _late(self) -> bool:
+        return time.monotonic() - self._since >= self._patience
+
     def _run(self) -> None:
+        """Publish, and once it is late look twice at all others, some periods apart."""
         before: dict[int, Stand] | None = None
         looked = 0
         while not self._end.wait(self.period):
-            mine = self._stand()
-            late = mine.waited >= mine.patience
             try:
-                self._store.set(str(self.rank), json.dumps(mine))
-                if not late:
-                    before = None
-                    continue
-                stands = self._read()
+                self._store.set(str(self.rank), json.dumps(self._stand()))
+                # Asked for every time: it is answered, while what is set is only sent.
+                stands = self._read() if self._late() else self._read([self.rank])
             except Exception:
-                # The store is rank 0's, or its launcher's: if it is gone, a rank that is not late will find out by itself.
-                if late and not self._end.is_set():
-                    self._leave(Missing((0,), True), {self.rank: mine}, first=self.rank == 1)
-                continue
-            if before is None:
+                continue  # `_guard` sees that nothing is answered
+            self._answered = time.monotonic()
+            if not self._late():
+                before = None
+            elif before is None:
                 before, looked = stands, 0
-                continue
-            looked += 1
-            if looked < _SILENT:
-                continue
-            found = missing(stands, before, self.world)
-            before = None
-            if found is not None and not self._end.is_set() and self.rank not in found.ranks:
-                self._leave(found, stands, first=None)
+            elif (looked := looked + 1) >= _SILENT:
+                found, before = missing(stands, before, self.world), None
+                if found is not None and self.rank not in found.ranks and not self._end.is_set():
+                    self._leave(sentence(found, stands, self.world, self.minutes))
 
-    def _read(self) -> dict[int, Stand]:
-        keys = [str(rank) for rank in range(self.world)]
+    def _guard(self) -> None:
+        """See that the store answers: a connection to a process that is stopped waits for ever."""
+        while not self._end.wait(self.period):
+            if self._late() and time.monotonic() - self._answered > min(60.0, 60 * self.minutes):
+                at = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+                words = (
+                    f"rank 0, or the launcher that keeps what ranks tell each other at {at}, has not answered while this rank "
+                    f"waits after {self._place} for {self.minutes:g} minutes (hang_minutes): see what that process and its "
+                    "machine are at; the same command goes on from the last checkpoint"
+                )
+                self._leave(words, first=self.rank == 1)
+
+    def _read(self, ranks: Sequence[int] | None = None) -> dict[int, Stand]:
+        keys = [str(rank) for rank in (range(self.world) if ranks is None else ranks)]
         there = [key for key in keys if self._store.check([key])]
         return {int(key): Stand(*json.loads(self._store.get(key))) for key in there}
 
-    def _leave(self, found: Missing, stands: Mapping[int, Stand], first: bool | None) -> None:
+    def _leave(self, words: str, first: bool | None = None) -> None:
         """End this process, after the one rank that speaks has spoken."""
         if first is None:
             # Rank 0 before the others, as what it says is seen wherever the ranks were started.
@@ -208,7 +220,6 @@ class Watch:
             except Exception:
                 first = False
         if first:
-            words = sentence(found, stands, self.world, self.minutes)
             who = "memdist" if self.rank == 0 else f"memdist (rank {self.rank})"
             print(f"{who}: {words}", file=sys.stderr, flush=True)
         else:

@@ -24,8 +24,11 @@ from memdist.launch.ends import RESUME_ME, End
 from memdist.launch.forward import Forward, bound
 from memdist.launch.ports import Port
 
-GRACE = 1.0
-"""Seconds that the others have after one has failed: the one that failed first may take longer to say so."""
+AT_ONCE = 0.2
+"""Seconds that the others have after one has failed by itself; time for a second one that is at the end of failing."""
+
+GRACE = 2.0
+"""The same where the cause is still to come: those that have merely lost another, or may have found the same mistake."""
 
 ALIKE = 60.0
 """The same where all are bound to end by themselves, so that rank 0 can say why: it may be slower than the others."""
@@ -177,7 +180,6 @@ def _once(
 
 
 def _wait(ranks: Ranks, forward: Forward) -> list[End]:
-    deadline = float("inf")
     while True:
         forward.hand_on(ranks.send)
         seen = ranks.ended()
@@ -187,14 +189,20 @@ def _wait(ranks: Ranks, forward: Forward) -> list[End]:
         # A signal that a rank did not live to catch ends all: no step has been taken yet.
         failed = [end for end in seen if end.code not in (0, RESUME_ME)]
         if failed:
-            alike = all(end.kind == "agreed" for end in failed)
-            deadline = min(deadline, min(end.at for end in failed) + (ALIKE if alike else GRACE))
-        if time.monotonic() > deadline:
-            break
+            deadline = min(end.at + _patience(end) for end in failed)
+            if time.monotonic() > deadline:
+                break
         time.sleep(_TICK)
     if forward.insists and ranks.running:
         ends.append(End(ranks.first, 130, at=time.monotonic()))
     return ends
+
+
+def _patience(end: End) -> float:
+    """How long the others may still run after such an end."""
+    if end.kind == "agreed":
+        return ALIKE
+    return GRACE if end.kind == "lost" or end.code == 2 else AT_ONCE
 
 
 def _stopped(end: End, got: Sequence[int]) -> End:

@@ -78,7 +78,7 @@ def _tasks(text: str) -> list[int]:
 def hosts(text: str) -> Iterator[str]:
     """Names of the nodes in Slurm's short form, in order: `a[01-03,7],b` is a01, a02, a03, a7, b."""
     # Commas between brackets part ranges, others part names.
-    if not re.fullmatch(r"(?:[^][,\s]|\[[0-9]+(?:-[0-9]+)?(?:,[0-9]+(?:-[0-9]+)?)*\]|,(?=[^,\s]))+", text):
+    if not re.fullmatch(r"(?!,)(?:[^][,\s]|\[[0-9]+(?:-[0-9]+)?(?:,[0-9]+(?:-[0-9]+)?)*\]|,(?=[^,\s]))+", text):
         raise ConfigError(
             f"SLURM_STEP_NODELIST={text!r} names no nodes: it should be such as node[01-03,7]; set MASTER_ADDR to the "
             "first node's name"
