@@ -184,7 +184,7 @@ def test_a_signal_that_comes_before_it_can_be_caught(name: str, code: int, job, 
     assert ended(launcher) == (code, "", "")
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends processes with their parent")
+@pytest.mark.skipif(sys.platform != "linux", reason="needs Linux")
 def test_ranks_do_not_outlive_a_launcher_that_is_killed(job, tmp_path: Path) -> None:
     launcher = job("wait('never')")
     pids = begun(tmp_path, "begun-0-0", "begun-1-0")
