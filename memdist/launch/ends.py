@@ -55,6 +55,8 @@ def register() -> None:
         forward.binder()()
         me = process.this()
         with contextlib.suppress(OSError):  # whoever asked is gone
+            # A launcher that starts ranks again does so with the same numbers.
+            Path(folder, f"{_rank()}.end").unlink(missing_ok=True)
             _write(Path(folder, f"{_rank()}.pid"), f"{me.pid} {me.start}")
 
 

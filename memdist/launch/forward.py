@@ -29,6 +29,11 @@ class Forward:
         self.got.append(number)
         self._pending.append(number)
 
+    def again(self) -> None:
+        """Catch them again where a library has put handlers of its own in place."""
+        for number in SIGNALS:
+            signal.signal(number, self._catch)
+
     def hand_on(self, send: Callable[[int], None]) -> None:
         """Send the ranks what has come since the last call."""
         while self._pending:

@@ -84,6 +84,7 @@ def run(words: Sequence[str], gpus: int, nodes: int) -> int:
         alone["num_cpus"] = max(gpus, os.cpu_count() or 1)  # ranks on CPUs may be more than cores
     with Forward() as forward:
         ray.init(address=address, log_to_driver=False, logging_level="ERROR", **alone)
+        forward.again()
         try:
             has_gpus = ray.cluster_resources().get("GPU", 0) > 0
             share = {"GPU" if has_gpus else "CPU": gpus}

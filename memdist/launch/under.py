@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from memdist import process
@@ -37,7 +37,8 @@ class Job:
     def __init__(self, command: Sequence[str], folder: Path) -> None:
         """Start the launcher, in a session of its own: a terminal's signals come by way of this process."""
         self.folder = folder
-        self._seen: dict[int, float] = {}
+        self._seen: dict[tuple[int, int], float] = {}
+        self._peers: dict[tuple[int, int], list[tuple[int, int]]] = {}
         self._launcher = subprocess.Popen(
             command,
             env={**os.environ, ends_.JOB: str(folder)},
@@ -67,15 +68,24 @@ class Job:
             dead = process.life(pid, start) == "dead"
             noted = ends_.left(self.folder, rank)  # after it was seen dead: it notes its end, then ends
             if noted is not None or dead:
-                at = self._seen.setdefault(rank, time.monotonic())
+                at = self._seen.setdefault((pid, start), time.monotonic())
                 found.append(End(rank, *(noted or (-signal.SIGKILL, "own")), at=at))
         return found
 
+    def tidy(self) -> None:
+        """End those that a rank which has failed leaves waiting, some time later, if their launcher has not."""
+        there = ends_.registered(self.folder)
+        for end in self.ends():
+            if end.code in (0, RESUME_ME) or end.kind == "agreed" or end.rank not in there:
+                continue
+            # Those of its own start: a launcher may start all again.
+            peers = self._peers.setdefault(there[end.rank], list(there.values()))
+            if time.monotonic() > end.at + GRACE:
+                _end(peers)
+
     def kill(self) -> None:
-        """End the ranks that are left; their launcher then does so too."""
-        for pid, start in ends_.registered(self.folder).values():
-            if process.life(pid, start) == "alive":
-                _kill(pid, signal.SIGKILL)
+        """End the ranks that are left."""
+        _end(ends_.registered(self.folder).values())
 
     def close(self) -> None:
         """End everything."""
@@ -83,6 +93,12 @@ class Job:
             self._launcher.kill()
             self._launcher.wait()
         self.kill()
+
+
+def _end(processes: Iterable[tuple[int, int]]) -> None:
+    for pid, start in processes:
+        if process.life(pid, start) == "alive":
+            _kill(pid, signal.SIGKILL)
 
 
 def _kill(pid: int, number: int) -> None:
@@ -107,9 +123,7 @@ def run(command: Sequence[str]) -> int:
 def _wait(job: Job, forward: Forward) -> int:
     while (code := job.code) is None:
         forward.hand_on(job.send)
-        failed = [end.at for end in job.ends() if end.code not in (0, RESUME_ME) and end.kind != "agreed"]
-        if failed and time.monotonic() > min(failed) + GRACE:
-            job.kill()
+        job.tidy()
         if forward.insists:
             return 130
         time.sleep(_TICK)

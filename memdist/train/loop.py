@@ -244,9 +244,9 @@ class Leg:
             first = not session.saved
             with hang.alone("writes a checkpoint"):
                 self.ledger.save(sums)
-            if first:
-                self.note("running", "")  # a run that has lost its checkpoints is told from one that had none yet
-            self.ledger.prune()
+                if first:
+                    self.note("running", "")  # a run that has lost its checkpoints is told from one that had none yet
+                self.ledger.prune()
         self.saved, self.asked = time.monotonic(), False
 
     def _finish(self, why: str) -> int:

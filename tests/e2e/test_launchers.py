@@ -125,33 +125,24 @@ def test_every_launcher_trains_alike(
 
 
 @pytest.mark.slow
-def test_ray_trains_alike(whole: tuple[bytes, bytes], start: Callable[..., Job], tmp_path: Path) -> None:
-    job = start(tmp_path / "run", by=[ROOT / "launch" / "ray"], GPUS="2")
-    code, err = job.end(300)
-    assert code == 0, err
-    assert outcome(tmp_path / "run") == whole
-
-
-@pytest.mark.slow
-def test_stopped_and_gone_on_with(whole: tuple[bytes, bytes], start: Callable[..., Job], tmp_path: Path) -> None:
-    """By --gpus, then by torchrun: a signal to the launcher is a stop of all ranks, and the same command goes on."""
+@pytest.mark.parametrize(
+    ("one", "other"), [(["--gpus", "2"], []), ([], ["--gpus", "2"])], ids=["gpus then torchrun", "ray then gpus"]
+)
+def test_stopped_and_gone_on_with(one: list[str], other: list[str], start: Callable[..., Job], tmp_path: Path) -> None:
+    """A signal to the launcher is a stop of all ranks; the same command goes on, whatever starts the ranks."""
     out = tmp_path / "run"
-    job = start(out, "--gpus", "2")
-    job.until("step 4/")
-    job.process.send_signal(signal.SIGTERM)
-    assert job.end()[0] == 75 and "by SIGTERM; the same command goes on from there" in job.said
-    stopped = checkpoint.steps(out)[-1]
-    assert 4 <= stopped < 14
-    job = start(out, by=[ROOT / "launch" / "torchrun"], GPUS="2")
-    job.until(f"step {stopped} of 14")
-    job.until("step ")
-    job.process.send_signal(signal.SIGUSR1)
-    code, err = job.end()
-    # A machine that is busy may have been done before the signal came.
-    assert code in (0, 75) and "Traceback" not in err
-    job = start(out, "--gpus", "2")
-    assert job.end()[0] == 0
-    assert outcome(out) == whole
+    stopped = 0
+    for words, name, number in ((one, "ray", signal.SIGTERM), (other, "torchrun", signal.SIGUSR1)):
+        by = None if words else [ROOT / "launch" / name]
+        job = start(out, "epochs=4000", *words, by=by, GPUS="2")
+        job.until(f"2 processes): train 18, val 6, test 6; step {stopped} of ")
+        job.until("step ")
+        job.process.send_signal(number)
+        code, err = job.end()
+        assert code == 75 and "Traceback" not in err
+        assert f"by {number.name}; the same command goes on from there" in job.said
+        assert checkpoint.steps(out)[-1] > stopped
+        stopped = checkpoint.steps(out)[-1]
 
 
 @pytest.mark.slow

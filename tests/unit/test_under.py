@@ -11,16 +11,18 @@ from pathlib import Path
 import pytest
 
 from memdist import process
+from memdist.launch import under
 
 # As launchers do: 1 of any code but 0, and then no haste to end the others.
 LAUNCHER = """
     import os, subprocess, sys
-    ranks = [
-        subprocess.Popen(sys.argv[2:], env={**os.environ, "RANK": str(rank), "WORLD_SIZE": "2", "PORT": sys.argv[1]})
-        for rank in range(2)
-    ]
-    codes = [rank.wait() for rank in ranks]
-    sys.exit(1 if any(codes) else 0)
+    for attempt in range(int(os.environ.get("ATTEMPTS", "1"))):
+        environment = {**os.environ, "WORLD_SIZE": "2", "PORT": sys.argv[1], "ATTEMPT": str(attempt)}
+        ranks = [subprocess.Popen(sys.argv[2:], env={**environment, "RANK": str(rank)}) for rank in range(2)]
+        codes = [rank.wait() for rank in ranks]
+        if not any(codes):
+            sys.exit(0)
+    sys.exit(1)
 """
 RANK = """
     import os, pathlib, signal, sys, time
@@ -105,6 +107,23 @@ def test_the_one_at_fault_is_shown_and_no_other(job) -> None:
         job("begin()\nwait('begun-0')\nraise RuntimeError('gloo/transport' if rank == 0 else 'mine')"),
     )
     assert code == 1 and err.count("Traceback") == 1 and "RuntimeError: mine" in err and "gloo" not in err
+
+
+def test_a_launcher_may_start_its_ranks_again(job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ATTEMPTS", "2")
+    # The second time they outlive the time after which the first failure's peers are ended.
+    body = f"""
+        if os.environ["ATTEMPT"] == "0":
+            if rank == 1:
+                print("once", file=sys.stderr)
+                sys.exit(1)
+            wait("never")
+        begin()
+        time.sleep({under.GRACE} + 1)
+        (here / f"done-{{rank}}").touch()
+    """
+    assert ended(job(body)) == (0, "once\n")
+    assert all((tmp_path / f"done-{rank}").exists() for rank in (0, 1))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs Linux")
