@@ -1,5 +1,5 @@
-# What launch/torchrun, accelerate, deepspeed, srun and ray share; they source it. Sets: python, gpus, nodes, node_rank.
-# shellcheck shell=bash
+# What launch/torchrun, accelerate, deepspeed, srun and ray share; they source it. Sets python, nodes and node_rank.
+# shellcheck shell=bash disable=SC2034
 set -euo pipefail
 
 fail() {
