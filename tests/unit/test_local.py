@@ -39,7 +39,7 @@ def job(tmp_path: Path):
         code = f"import sys; from memdist.launch import local; sys.exit(local.run({command!r}, {ranks}, restarts={restarts}))"
         process_ = subprocess.Popen(
             [sys.executable, "-c", code],
-            env={**os.environ, **environment},
+            env={**os.environ, "TMPDIR": str(tmp_path), **environment},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

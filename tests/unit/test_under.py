@@ -48,7 +48,10 @@ def job(tmp_path: Path):
         rank = textwrap.dedent(RANK) + textwrap.indent(textwrap.dedent(body), "    ")
         command = [sys.executable, "-P", "-m", "memdist.launch.under", sys.executable, "-c", textwrap.dedent(LAUNCHER)]
         command += ["{port}", sys.executable, "-c", rank, str(tmp_path)]
-        started.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
+        environment = {**os.environ, "TMPDIR": str(tmp_path)}
+        started.append(
+            subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        )
         return started[-1]
 
     yield start
