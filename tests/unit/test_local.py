@@ -170,7 +170,8 @@ def test_what_does_not_listen_is_killed_at_the_third_interruption(job, tmp_path:
     while launcher.poll() is None:
         launcher.send_signal(signal.SIGINT)
         time.sleep(0.05)
-    assert ended(launcher)[0] == 130
+    # One more may reach the launcher itself, once it has done its work.
+    assert ended(launcher)[0] in (130, -signal.SIGINT)
     assert all(not Path(f"/proc/{pid}").exists() for pid in pids)
 
 
