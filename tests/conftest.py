@@ -19,8 +19,8 @@ os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["MKL_NUM_THREADS"] = "1"
 # What is tested must not depend on the job or the terminal that the tests run in; subprocesses inherit this.
 for name in list(os.environ):
-    if name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "FORCE_COLOR", "COLUMNS") or (
-        name.startswith(("SLURM_", "MEMDIST_", "ACCELERATE_"))
+    if name in ("RANK", "WORLD_SIZE", "FORCE_COLOR", "COLUMNS") or (
+        name.startswith(("SLURM_", "MEMDIST_", "ACCELERATE_", "LOCAL_", "MASTER_"))
     ):
         del os.environ[name]
 os.environ["NO_COLOR"] = "1"

@@ -1,7 +1,8 @@
 """The command `memdist`: parse, call one function, show what it gives.
 
-Exit codes: 0 done; 1 a fault of memdist (with its traceback), or `doctor` or `data check` found something; 2 what was
-given cannot be used; 75 training was stopped, and the same command takes it up again; 130 interrupted elsewhere.
+Exit codes: 0 done; 1 a fault of memdist (with its traceback), the loss of a rank, or `doctor` or `data check` found
+something; 2 what was given cannot be used; 75 training was stopped, and the same command takes it up again; 130 interrupted
+elsewhere.
 
 Everything is imported inside the functions that use it, so that `memdist --help` and shell completion answer at once.
 """
@@ -58,9 +59,27 @@ def train(
             "--extend", help="Allow more epochs although the learning rate already decayed towards the old end."
         ),
     ] = False,
+    gpus: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", min=1, help="Ranks to start on this machine, one a GPU, or on its CPU.", show_default=False
+        ),
+    ] = None,
+    max_restarts: Annotated[
+        int, typer.Option(metavar="K", min=0, help="How often to go on from the last checkpoint when a rank fails.")
+    ] = 0,
 ) -> None:
     """Train a model, or take a stopped run up again. Exit code 75: stopped; the same command resumes."""
-    run = arguments.resolve(config, overrides)
+    from memdist.launch import ends, place
+
+    if (gpus is not None or max_restarts) and not dry_run:
+        flags = [*(["--out", str(out)] if out else []), *(["--extend"] if extend else [])]
+        code = arguments.launch(config, overrides or [], flags, gpus or 1, max_restarts)
+        if code is not None:
+            raise typer.Exit(code)
+    place.take()
+    with place.alike():
+        run = arguments.resolve(config, overrides)
     if out is None:
         from memdist.train import start
 
@@ -68,10 +87,11 @@ def train(
     if dry_run:
         from memdist.train import describe
 
-        output.show(describe.describe(run, out))
+        output.show(describe.describe(run, out, **({"world": gpus} if gpus else {})))
         return
     from memdist.train import loop
 
+    ends.trains(out)
     raise typer.Exit(loop.train(run, out, extend=extend))
 
 
@@ -96,6 +116,9 @@ def evaluate(
     ] = False,
 ) -> None:
     """Score a run's predictions beside those of the trivial predictors."""
+    from memdist.launch import place
+
+    place.take()
     given = [*(overrides or []), *arguments.sampling(sampler, steps, samples)]
     how: dict[str, Any] = {"choice": checkpoint, "ema": not no_ema, "overrides": given}
     if study:
@@ -144,6 +167,9 @@ def predict(
     grid: Annotated[bool, typer.Option("--grid", help="Also write sheets of image, samples and map.")] = False,
 ) -> None:
     """Predict the maps of pictures; run again, go on. Exit code 1: pictures could not be read, or --verify found something."""
+    from memdist.launch import place
+
+    place.take(joins=False)
     # A picture may be named a=b.png; what is no file and looks like a setting is one.
     overrides = [text for text in inputs if arguments.SETTING.match(text) and not Path(text).exists()]
     paths = [arguments.place(text) for text in inputs if text not in overrides]
@@ -227,6 +253,13 @@ def doctor() -> None:
 
 def main(words: Sequence[str] | None = None) -> None:
     """Run the command with `words` (default: the process's own) and leave with its exit code."""
+    from memdist.launch import ends
+
+    with ends.told():
+        _answering(words)
+
+
+def _answering(words: Sequence[str] | None) -> None:
     try:
         try:
             app(args=words, prog_name="memdist")

@@ -87,3 +87,14 @@ def resolve(config: str, overrides: Sequence[str] | None) -> Any:
     from memdist import models as registry
 
     return registry.resolve(settings.read(settings.find(config), overrides or []))
+
+
+def launch(config: str, overrides: Sequence[str], flags: Sequence[str], ranks: int, restarts: int) -> int | None:
+    """Train in ranks of their own processes; gives the exit code, or None where this process can do it alone."""
+    from memdist import config as settings
+    from memdist.launch import gpus
+
+    # As it is written, not checked: the ranks do that, with torch, which this process never loads.
+    device = str(settings.read(settings.find(config), overrides).get("device", "auto"))
+    words = ["train", config, *overrides, *flags]
+    return gpus.start(words, ranks, restarts, device)

@@ -15,9 +15,9 @@ from memdist.distributed.group import Group
 class Ddp(Group):
     """Each rank holds all weights (Li et al. 2020, arXiv 2006.15704)."""
 
-    def __init__(self, device: torch.device, precision: str) -> None:
+    def __init__(self, device: torch.device, precision: str, hang_minutes: float = 10.0) -> None:
         """Join the process group, and have Accelerate follow."""
-        super().__init__(device, precision)
+        super().__init__(device, precision, hang_minutes)
         from accelerate import Accelerator
         from accelerate.state import AcceleratorState
         from accelerate.utils import DistributedDataParallelKwargs

@@ -31,9 +31,11 @@ class Fsdp(Group):
 
     shares = True
 
-    def __init__(self, device: torch.device, precision: str, *, offload: bool = False) -> None:
+    def __init__(
+        self, device: torch.device, precision: str, hang_minutes: float = 10.0, *, offload: bool = False
+    ) -> None:
         """Join the process group; `offload` keeps shares in the host's memory."""
-        super().__init__(device, precision)
+        super().__init__(device, precision, hang_minutes)
         # No network here changes what a block gave in place.
         warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor", UserWarning)
         self._offload = offload

@@ -15,6 +15,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from memdist import errors
+from memdist.distributed import hang
 from memdist.distributed.blocks import statistics
 from memdist.distributed.pieces import Begin, Pieces, Put
 from memdist.distributed.single import Single
@@ -22,14 +23,11 @@ from memdist.distributed.single import Single
 CHUNK = 2**26
 """Bytes that are sent at once, at most."""
 
-PATIENCE = timedelta(minutes=30)
-"""How long a collective on devices may take."""
-
 
 class Group(Single):
     """One of the processes that a launcher started (RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT are set), or one alone."""
 
-    def __init__(self, device: torch.device, precision: str) -> None:
+    def __init__(self, device: torch.device, precision: str, hang_minutes: float = 10.0) -> None:
         """Join the process group: NCCL on GPUs, gloo on CPUs, and a gloo group for what the hosts tell each other."""
         super().__init__(device, precision)
         if device.type == "cuda":
@@ -38,17 +36,19 @@ class Group(Single):
         warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)
         backend = "nccl" if device.type == "cuda" else "gloo"
         if "WORLD_SIZE" in os.environ:
-            dist.init_process_group(backend, timeout=PATIENCE)
+            dist.init_process_group(backend, timeout=hang.timeout(hang_minutes))
         else:
             os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed asks
             alone = dist.HashStore()  # type: ignore[attr-defined]
-            dist.init_process_group(backend, store=alone, rank=0, world_size=1, timeout=PATIENCE)
+            dist.init_process_group(backend, store=alone, rank=0, world_size=1, timeout=hang.timeout(hang_minutes))
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
         self._hosts = dist.new_group(backend="gloo", timeout=timedelta(days=1))
         # For the thread that writes checkpoints: collectives of two threads in one group would meet in the wrong order.
         self._files = dist.new_group(backend="gloo", timeout=timedelta(days=1))
         self._bits = torch.zeros(8, dtype=torch.int64)
         self._flying: dist.Work | None = None
+        if self.world > 1:
+            hang.start(self.rank, self.world, hang_minutes)
 
     def finish_step(self) -> None:
         """Average running statistics over ranks, each step: so a checkpoint never changes what follows it."""
@@ -93,7 +93,8 @@ class Group(Single):
         failure: BaseException | None = None
         if self.main:
             try:
-                work()
+                with hang.alone("works for all"):
+                    work()
             # An interruption as well: the signal may have reached this rank alone, and the others wait here for it.
             except (Exception, KeyboardInterrupt) as error:
                 failure = error
@@ -147,6 +148,7 @@ class Group(Single):
 
     def close(self) -> None:
         """Leave the process group."""
+        hang.stop()
         # A rank that is gone has said why; that it does not answer any more is no news.
         with contextlib.suppress(RuntimeError):
             self.settle()

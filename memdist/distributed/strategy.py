@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from memdist.config import Run
 from memdist.distributed.pieces import Begin, Fetch, Pieces
 from memdist.errors import ConfigError
+from memdist.launch import place
 from memdist.model import Nets, Stage, Update
 
 FP16_ON_CPU = "MEMDIST_TEST_FP16_ON_CPU"
@@ -115,12 +116,9 @@ class Strategy(Protocol):
 
 def device_of(name: str) -> torch.device:
     """Device for `device=NAME`; a ConfigError when it is not there."""
-    local = int(os.environ.get("LOCAL_RANK", 0))
-    if name in ("auto", "cuda") and torch.cuda.is_available() and local >= torch.cuda.device_count():
-        raise ConfigError(
-            f"local rank {local} has no GPU of its own: this machine has {torch.cuda.device_count()}; start at most as many "
-            "processes a machine"
-        )
+    local = place.read(os.environ).local
+    if name in ("auto", "cuda") and torch.cuda.is_available():
+        place.enough(torch.cuda.device_count())
     if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda", local)
@@ -179,12 +177,12 @@ def check(run: Run) -> None:
 def make(run: Run) -> Strategy:
     """The way in which the processes that a launcher started share a run's steps, joined to the others."""
     device = _device(run)
-    world = int(os.environ.get("WORLD_SIZE", 1))
+    world = place.read(os.environ).world
     match run.strategy:
         case "ddp" if world > 1:
             from memdist.distributed.ddp import Ddp
 
-            return Ddp(device, run.precision)
+            return Ddp(device, run.precision, run.hang_minutes)
         case "fsdp":
             from memdist.distributed.fsdp import Fsdp
 
@@ -192,13 +190,13 @@ def make(run: Run) -> Strategy:
                 raise ConfigError(
                     f"fsdp.offload=true needs GPUs and the device is a {device.type.upper()}: leave it out"
                 )
-            return Fsdp(device, run.precision, offload=run.fsdp.offload)
+            return Fsdp(device, run.precision, run.hang_minutes, offload=run.fsdp.offload)
         case "deepspeed":
             from memdist.distributed.zero import Zero
 
             micro = run.batch.micro or max(1, run.batch.size // world)
             count = max(1, run.batch.size // (micro * world))
-            return Zero(device, run.precision, run.deepspeed, micro=micro, count=count)
+            return Zero(device, run.precision, run.hang_minutes, settings=run.deepspeed, micro=micro, count=count)
     from memdist.distributed.single import Single
 
     return Single(device, run.precision)
@@ -207,10 +205,10 @@ def make(run: Run) -> Strategy:
 def reading(run: Run) -> Strategy:
     """The processes that a launcher started, joined to share pictures: each holds the networks, and none is trained."""
     device = _device(run)
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+    if place.read(os.environ).world > 1:
         from memdist.distributed.group import Group
 
-        return Group(device, run.precision)
+        return Group(device, run.precision, run.hang_minutes)
     from memdist.distributed.single import Single
 
     return Single(device, run.precision)
@@ -218,8 +216,9 @@ def reading(run: Run) -> Strategy:
 
 def _device(run: Run) -> torch.device:
     """This process's device, set up for the run's arithmetic."""
-    device = device_of(run.device)
-    check_precision(run.precision, device)
+    with place.alike():
+        device = device_of(run.device)
+        check_precision(run.precision, device)
     if device.type == "cuda":
         # Before the first kernel runs: cuBLAS reads its variable once.
         if run.deterministic:

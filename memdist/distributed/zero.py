@@ -47,11 +47,20 @@ class Zero(Group):
 
     shares = True
 
-    def __init__(self, device: torch.device, precision: str, settings: Deepspeed, *, micro: int, count: int) -> None:
+    def __init__(
+        self,
+        device: torch.device,
+        precision: str,
+        hang_minutes: float = 10.0,
+        *,
+        settings: Deepspeed,
+        micro: int,
+        count: int,
+    ) -> None:
         """Join the process group; a step has `count` micro-batches of `micro` pictures on each rank."""
         if device.type == "cpu":
             os.environ["DS_ACCELERATOR"] = "cpu"
-        super().__init__(device, precision)
+        super().__init__(device, precision, hang_minutes)
         _quiet()
         import deepspeed
 

@@ -10,6 +10,7 @@ from memdist.data import cache as cache_
 from memdist.data import sources, split
 from memdist.data.pairs import PairFile, View
 from memdist.distributed.strategy import Strategy
+from memdist.launch import place
 from memdist.train.score import Rows
 
 
@@ -35,10 +36,11 @@ def load(
 
     `check` sees the split, and `look` (in the main process) the files, before anything is decoded; `look` gives notes.
     """
-    found = sources.find(run.data)
-    stems, notes = split.deal(found.pairs, run.data)
-    if check is not None:
-        check(stems)
+    with place.alike():
+        found = sources.find(run.data)
+        stems, notes = split.deal(found.pairs, run.data)
+        if check is not None:
+            check(stems)
     used = {stem for part in stems.values() for stem in part}
     pairs = [pair for pair in found.pairs if pair.stem in used]
     opened: list[cache_.Pixels] = []

@@ -13,13 +13,17 @@ from memdist.data import loader as loader_
 from memdist.data import sources as sources_
 from memdist.data import split as split_
 from memdist.distributed import strategy as strategy_
+from memdist.launch import place
 from memdist.model import Model, Pair, Scratch, Stage
 from memdist.train import restore
 from memdist.train.start import build, micro_batch
 
 
-def describe(run: Any, out: Path) -> Any:
-    """What a run would train into `out`, for --dry-run: settings, sizes, steps and memory; nothing is written or decoded."""
+def describe(run: Any, out: Path, world: int | None = None) -> Any:
+    """What a run would train into `out`, for --dry-run: settings, sizes, steps and memory; nothing is written or decoded.
+
+    `world`: how many ranks would share it; default: as many as there are.
+    """
     from rich.console import Group
     from rich.text import Text
 
@@ -32,7 +36,7 @@ def describe(run: Any, out: Path) -> Any:
     lines = [config.dump(run)]
     for name, net in stage.nets.items():
         lines.append(f"{name}: {sum(p.numel() for p in net.parameters()):,} parameters")
-    world = int(os.environ.get("WORLD_SIZE", 1))
+    world = place.read(os.environ).world if world is None else world
     if not sources_.given(run.data):
         lines.append("no data are given: the number of steps is not known")
         pairs = run.batch.size

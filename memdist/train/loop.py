@@ -12,8 +12,10 @@ from typing import Any
 from memdist import rundir
 from memdist.augment import augment
 from memdist.data import loader as loader_
+from memdist.distributed import hang
 from memdist.distributed import strategy as strategy_
 from memdist.errors import CheckpointError, MemdistError
+from memdist.launch import place
 from memdist.train import checkpoint, rollback, start, step, validate, watch
 from memdist.train.ledger import Ledger
 from memdist.train.ours import Ours
@@ -27,14 +29,18 @@ def train(run: Any, out: Path, *, extend: bool = False) -> int:
 
     Raises MemdistError before anything is written for what cannot be trained.
     """
-    model = start.build(run)
+    with place.alike():
+        model = start.build(run)
     strategy = strategy_.make(run)
     try:
         with Signals() as signals, Ours(out, lambda: signals.wishes) as ours:
             strategy.first(ours.claim)
             session = start.open_session(run, out, strategy, model, extend=extend, hold=ours.hold)
             session.still_ours = ours.check
-            return go_on(session, signals)
+            code = go_on(session, signals)
+            # Many a launcher ends all others once one has left: nobody leaves before the main process has written all.
+            strategy.first(lambda: None)
+            return code
     finally:
         strategy.close()
 
@@ -98,6 +104,7 @@ class Leg:
         self.note("running", "")
         try:
             with self.loader() as loader:
+                hang.begin("step", session.step)
                 while session.step < session.total:
                     code = self.advance(loader)
                     if code is not None:
@@ -137,6 +144,7 @@ class Leg:
 
     def close(self) -> None:
         """Let a checkpoint that is under way end; end the report, and close the line files."""
+        hang.rest()
         try:
             self.saver.wait()
         finally:
@@ -150,6 +158,7 @@ class Leg:
         micros = loader.micro_batches(session.step)
         self.waited += time.perf_counter() - before
         step.take_step(session, [augment(micro, settings.augment) for micro in micros], self.sums)
+        hang.touch("step", session.step)
         self.report.step(session.step)
         if session.step % settings.log.every == 0:
             self._log()
@@ -240,9 +249,13 @@ class Leg:
         if due and session.watch.calm:
             session.anchor = (session.step, session.selection.step)
         first = not session.saved
-        self.ledger.save(self.sums.state(self.strategy), self.saver)
+        sums = self.sums.state(self.strategy)
+        # One may still wait for the checkpoint before to be written.
+        with hang.alone("writes a checkpoint"):
+            self.ledger.save(sums, self.saver)
+            if first:
+                self.saver.wait()
         if first:
-            self.saver.wait()
             session.saved = True
             self.note("running", "")  # a run that has lost its checkpoints is told from one that had none yet
         self.saved, self.asked = time.monotonic(), False

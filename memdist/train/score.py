@@ -11,6 +11,7 @@ from torch import Tensor
 
 from memdist import metrics
 from memdist.data import cache, loader
+from memdist.distributed import hang
 from memdist.distributed.strategy import Strategy
 from memdist.model import Model, Nets, Pair, Sampling
 
@@ -57,8 +58,12 @@ def measure(
     parts: dict[str, dict[str, list[Tensor]]] = {name: {} for name in predictors}
     if extra is not None:
         parts[""] = {}
-    for part in loader.batches(
-        pixels, rows, seed=seed, batch=batch, rank=strategy.rank, world=strategy.world, device=strategy.device
+    hang.touch("validation batch", 0)
+    for number, part in enumerate(
+        loader.batches(
+            pixels, rows, seed=seed, batch=batch, rank=strategy.rank, world=strategy.world, device=strategy.device
+        ),
+        1,
     ):
         pair, these = part.pair, part.rows
         mine.append(these)
@@ -81,6 +86,7 @@ def measure(
                     parts[""].setdefault(metric, []).append(value)
         if seen is not None:
             seen(part, maps, errors)
+        hang.touch("validation batch", number)
     order = strategy.gather(torch.from_numpy(np.concatenate(mine)).to(strategy.device)).cpu().numpy()
     place = {int(row): at for at, row in enumerate(order)}
     chosen = np.array([place[int(row)] for row in rows])

@@ -7,13 +7,12 @@ from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any
 
+from memdist.launch.ends import RESUME_ME as RESUME_ME
+
 STOP = 1
 """Wish: write a checkpoint and leave."""
 SAVE = 2
 """Wish: write a checkpoint and go on."""
-
-RESUME_ME = 75
-"""Exit code of a run that stopped before its end and goes on when the same command is given again (EX_TEMPFAIL)."""
 
 
 class Signals:

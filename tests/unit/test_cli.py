@@ -20,7 +20,7 @@ from memdist.predict.report import Report
 # A new flag is a decision: it is written here, in the README and in the changelog. Settings are keys, not flags.
 COMMANDS = {
     "": {"--install-completion", "--show-completion"},
-    "train": {"CONFIG", "KEY=VALUE", "--out", "--dry-run", "--extend"},
+    "train": {"CONFIG", "KEY=VALUE", "--out", "--dry-run", "--extend", "--gpus", "--max-restarts"},
     "evaluate": {
         *("RUN", "KEY=VALUE", "--split", "--checkpoint", "--no-ema", "--sampler", "--steps", "--samples"),
         *("--grid", "--study"),
@@ -386,6 +386,10 @@ def test_bench_loop(room: Callable[..., Recorder], resolved: list[tuple[str, Any
         ["train"],
         ["train", "unet", "--epochs", "3"],
         ["train", "unet", "--out"],
+        ["train", "unet", "--gpus", "0"],
+        ["train", "unet", "--gpus", "-1"],
+        ["train", "unet", "--gpus", "two"],
+        ["train", "unet", "--max-restarts", "-1"],
         ["evaluate"],
         ["evaluate", "a", "--split", "dev"],
         ["predict", "a", "--out", "b"],
@@ -448,7 +452,8 @@ def test_one_rank_shows_and_each_says_what_is_wrong(
     capsys: pytest.CaptureFixture[str],
     room: Callable[..., Recorder],
 ) -> None:
-    monkeypatch.setenv("RANK", rank)
+    for key, value in {"RANK": rank, "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}.items():
+        monkeypatch.setenv(key, value)
     room("memdist.doctor", ("report", True))
     assert run("doctor") == 0
     assert capsys.readouterr().out == ("report\n" if rank == "0" else "")

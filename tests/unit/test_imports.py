@@ -16,6 +16,7 @@ ROOT = Path(memdist.__file__).parent
 
 # From the top down; a room imports only itself and rooms on lines below its own.
 LINES = [
+    ["__main__"],
     ["cli"],
     ["bench", "doctor"],
     ["search", "cluster", "compare"],
@@ -25,7 +26,7 @@ LINES = [
     ["saliency"],
     ["nets", "diffusion", "augment", "metrics"],
     ["model", "draws"],
-    ["locks"],
+    ["locks", "launch"],
     ["rundir", "triage", "foreign"],
     ["config", "process", "output"],
     ["errors"],
@@ -35,6 +36,7 @@ DEPTH = {room: depth for depth, line in enumerate(LINES) for room in line}
 INSIDE_FUNCTIONS = {"ray", "submitit", "deepspeed", "plotly", "wandb", "tensorboard", "torch.utils.tensorboard"}
 INSIDE_FUNCTIONS |= {"torchmetrics"}
 WITHOUT_TORCH = {
+    "__main__",
     "cli",
     "doctor",
     "compare",
@@ -44,6 +46,7 @@ WITHOUT_TORCH = {
     "config",
     "errors",
     "draws",
+    "launch",
     "locks",
     "process",
     "output",
@@ -197,6 +200,6 @@ def test_help_loads_neither_torch_nor_pydantic() -> None:
     assert not _loaded(code) & {"torch", "numpy", "pydantic", "yaml", "memdist.config", "rich.console", "rich.table"}
 
 
-@pytest.mark.parametrize("module", ["config", "rundir", "locks", "draws", "compare.table"])
+@pytest.mark.parametrize("module", ["config", "rundir", "locks", "draws", "compare.table", "launch.gpus"])
 def test_what_reads_run_folders_loads_no_torch(module: str) -> None:
     assert "torch" not in _loaded(f"import memdist.{module}")

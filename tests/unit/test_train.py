@@ -118,11 +118,12 @@ def test_deterministic_is_deterministic(deterministic: bool, on_a_gpu: None) -> 
 
 
 def test_each_rank_has_a_gpu_of_its_own(on_a_gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LOCAL_RANK", "1")
+    for key, value in {"RANK": "2", "WORLD_SIZE": "3", "LOCAL_RANK": "1"}.items():
+        monkeypatch.setenv(key, value)
     assert strategy_.device_of("auto") == strategy_.device_of("cuda") == torch.device("cuda", 1)
     assert strategy_.device_of("cuda:0") == torch.device("cuda", 0)
     monkeypatch.setenv("LOCAL_RANK", "2")
-    with pytest.raises(ConfigError, match="local rank 2 has no GPU of its own: this machine has 2"):
+    with pytest.raises(ConfigError, match="3 processes were started on this machine, which has 2 GPUs: "):
         strategy_.device_of("auto")
     with pytest.raises(ConfigError, match="'cuda:5' is not on this machine"):
         strategy_.device_of("cuda:5")
