@@ -277,7 +277,9 @@ class Deepspeed(Settings):
     @pydantic.model_validator(mode="after")
     def _weights_are_shared(self) -> Deepspeed:
         if self.offload == "all" and self.stage != 3:
-            raise ValueError(f"offload=optimizer or none with stage {self.stage}: only stage 3 moves weights to the host")
+            raise ValueError(
+                f"offload=optimizer or none with stage {self.stage}: only stage 3 moves weights to the host"
+            )
         return self
 
 

@@ -1,0 +1,298 @@
+"""What a step of training takes, found without taking one: sizes of networks, live bytes, operations.
+
+The model's own updates run on fake tensors, which have shapes and no content, and every storage that comes and goes is
+counted. What a kernel takes for itself while it runs (workspaces of cuDNN and oneDNN) is not known there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
+
+from memdist.config import Optim
+from memdist.distributed import strategy as strategy_
+from memdist.model import Model, Pair, Scratch, Stage, Update
+
+FP32 = 4
+"""Bytes of a number: weights, gradients, optimiser states and averages are always fp32."""
+_MOMENTS = {"sgd": 0, "adam": 2, "adamw": 2, "adadelta": 2}
+_SCRATCH = {"sgd": 0, "adam": 1, "adamw": 1, "adadelta": 2}
+"""Copies of all weights that a step of the foreach kernel makes meanwhile (its square roots and quotients)."""
+# CUDA's autocast computes these in fp32, that of CPUs, on which the fake tensors pretend to be, does not.
+# https://docs.pytorch.org/docs/stable/amp.html#cuda-ops-that-can-autocast-to-float32
+_FP32_ON_CUDA: set[Callable[..., Any]] = {
+    *(F.group_norm, F.layer_norm, F.softmax, torch.softmax, F.softplus, Tensor.softmax),
+    *(Tensor.sum, torch.sum, Tensor.pow, torch.pow, Tensor.exp, torch.exp, Tensor.log, torch.log),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Size:
+    """What of a network stays from step to step, in numbers of fp32."""
+
+    weights: int
+    buffers: int
+    """In bytes: running statistics and the like."""
+    moments: int
+    """Numbers that the optimiser keeps of each weight."""
+    averaged: bool
+    """Whether it has a moving average."""
+    scratch: int
+    """Numbers that the optimiser's step takes meanwhile."""
+    units: tuple[int, ...]
+    """Weights of its blocks, largest first; what is outside of all blocks is one more."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pass:
+    """Forward and backward of one update with one micro-batch."""
+
+    net: str
+    """The network that moves."""
+    every: int
+    """Taken at each `every`-th step."""
+    activations: int
+    """Most live bytes beside weights, buffers, the pictures and finished gradients."""
+    joint: int
+    """Most live bytes beside weights, buffers and the pictures: gradients grow while activations go."""
+    flops: int
+    """Operations, a multiplication and an addition counted as two."""
+    calls: Mapping[str, int]
+    """How often each network is called."""
+
+
+def size(net: nn.Module, settings: Optim, averaged: bool) -> Size:
+    """Sizes of a network under its optimiser."""
+    count = sum(p.numel() for p in net.parameters())
+    moments = _MOMENTS[settings.name] + (settings.name == "sgd" and settings.momentum > 0)
+    foreach = settings.kernel == "foreach" or (settings.kernel == "auto" and settings.name == "adadelta")
+    scratch = (_SCRATCH[settings.name] + (settings.weight_decay > 0)) * count if foreach else 0
+    inner = [sum(p.numel() for p in block.parameters()) for block in blocks(net)]
+    return Size(
+        weights=count,
+        buffers=sum(b.nbytes for b in net.buffers()),
+        moments=moments,
+        averaged=averaged,
+        scratch=scratch,
+        units=tuple(sorted((*inner, count - sum(inner)), reverse=True)),
+    )
+
+
+def blocks(net: nn.Module) -> list[nn.Module]:
+    """The units in which a network is sharded and computed again: items of its module lists, and its `middle`."""
+    found: list[nn.Module] = []
+    for name, child in net.named_children():
+        if name == "middle":
+            found.append(child)
+        elif isinstance(child, nn.ModuleList):
+            found.extend(child)
+    return found
+
+
+class Footprint:
+    """Sizes of a run's networks, and what its passes take at any micro-batch; remembers what it has found."""
+
+    def __init__(self, run: Any, model: Model, device: str) -> None:
+        """`device` is the type that the run is for, cpu or cuda: it decides on the layout and on what stays fp32."""
+        self._run, self._model, self._device = run, model, device
+        self._fake = FakeTensorMode(allow_non_fake_inputs=True)
+        self._found: dict[tuple[int, bool], tuple[Pass, ...]] = {}
+        stage = self._stage(checkpointing=False)
+        self.sizes = {
+            name: size(net, getattr(run.optim, name), name in model.averaged() and run.ema.decay is not None)
+            for name, net in stage.nets.items()
+        }
+        self.updates = stage.updates
+
+    def passes(self, micro: int, checkpointing: bool | None = None) -> tuple[Pass, ...]:
+        """One pass of every update with `micro` pictures; blocks are computed again if the run, or the argument, says so."""
+        again = self._run.activation_checkpointing if checkpointing is None else checkpointing
+        if (micro, again) not in self._found:
+            self._found[micro, again] = self._measure(micro, self._stage(again))
+        return self._found[micro, again]
+
+    def picture(self) -> int:
+        """Bytes of a pair in fp32."""
+        data = self._run.data
+        return int(FP32 * (data.image_channels + data.map_channels) * data.size**2)
+
+    def _stage(self, checkpointing: bool) -> Stage:
+        last = self._run.channels_last
+        with torch.device("meta"):
+            stage = self._model.stage()
+            if last == "always" or (last == "auto" and (self._device == "cuda" or self._run.compile)):
+                for net in stage.nets.values():
+                    net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        with self._fake:
+            for net in stage.nets.values():
+                net.to_empty(device="cpu").train()
+                if checkpointing:
+                    for block in blocks(net):
+                        _compute_again(block)
+        return stage
+
+    def _measure(self, micro: int, stage: Stage) -> tuple[Pass, ...]:
+        data = self._run.data
+        with self._fake:
+            picture = torch.empty(micro, data.image_channels, data.size, data.size)
+            map_ = torch.empty(micro, data.map_channels, data.size, data.size)
+            batch = Pair(picture, map_, torch.empty(micro, dtype=torch.int64))
+            live = Live([*batch, *_all(stage.nets)])
+            scratch: Scratch = {}
+            with live:
+                return tuple(self._pass(update, stage, batch, scratch, live) for update in stage.updates)
+
+    def _pass(self, update: Update, stage: Stage, batch: Pair, scratch: Scratch, live: Live) -> Pass:
+        strategy_.freeze(stage.nets, update.net)
+        parameters = [p for p in stage.nets[update.net].parameters()]
+        with _counted(stage.nets) as calls, _gradients(parameters, live):
+            live.restart()
+            with _arithmetic(self._run.precision, self._device):
+                update.loss(stage.nets, batch, scratch).value.float().backward()  # type: ignore[no-untyped-call]
+        for parameter in parameters:
+            parameter.grad = None
+        return Pass(
+            net=update.net,
+            every=update.every,
+            activations=live.most,
+            joint=live.most_joint,
+            flops=live.flops,
+            calls=dict(calls),
+        )
+
+
+class Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts the bytes of all storages that are alive, but for those known beforehand."""
+
+    def __init__(self, known: Iterable[Tensor]) -> None:
+        """`known` tensors, and whatever shares their storage, count for nothing."""
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._known = [tensor.untyped_storage() for tensor in known]
+        self._alive: dict[int, Any] = {storage._cdata: None for storage in self._known}
+        self._gradients: set[int] = set()
+        self.now = self.gradients = 0
+        self.most = self.most_joint = self.flops = 0
+
+    def restart(self) -> None:
+        """Begin the maxima and the operations anew."""
+        self.most, self.most_joint, self.flops = self.now, self.now + self.gradients, 0
+
+    def gradient(self, tensor: Tensor) -> None:
+        """Count a tensor among finished gradients from now on."""
+        key = tensor.untyped_storage()._cdata
+        if key in self._alive and key not in self._gradients:
+            self._gradients.add(key)
+            self.now -= tensor.untyped_storage().nbytes()
+            self.gradients += tensor.untyped_storage().nbytes()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, Tensor):
+                self._see(tensor.untyped_storage())
+        self.most = max(self.most, self.now)
+        self.most_joint = max(self.most_joint, self.now + self.gradients)
+        if count := _FLOPS.get(func._overloadpacket):
+            self.flops += count(*args, **(kwargs or {}), out_val=out)
+        return out
+
+    def _see(self, storage: torch.UntypedStorage) -> None:
+        key = storage._cdata
+        if key not in self._alive:
+            self.now += storage.nbytes()
+            self._alive[key] = weakref.ref(storage, partial(self._gone, key, storage.nbytes()))
+
+    def _gone(self, key: int, count: int, _: object) -> None:
+        del self._alive[key]
+        if key in self._gradients:
+            self._gradients.discard(key)
+            self.gradients -= count
+        else:
+            self.now -= count
+
+
+def _operations() -> dict[Any, Callable[..., int]]:
+    """Operations as torch counts them, and the same for the attention that CPUs have."""
+    aten = torch.ops.aten
+    forward, backward = aten._scaled_dot_product_flash_attention, aten._scaled_dot_product_flash_attention_backward
+    own = {
+        aten._scaled_dot_product_flash_attention_for_cpu: flop_registry[forward],
+        aten._scaled_dot_product_flash_attention_for_cpu_backward: flop_registry[backward],
+    }
+    return {**flop_registry, **own}
+
+
+_FLOPS = _operations()
+
+
+class _LikeCuda(TorchFunctionMode):
+    """Takes to fp32 what CUDA's autocast takes there; dropout keeps a byte a number rather than a number."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is F.dropout:
+            tensor, rate, training, _ = args if len(args) == 4 else (*args, *kwargs.values())
+            return torch.native_dropout(tensor, rate, training)[0]
+        if func in _FP32_ON_CUDA and isinstance(args[0], Tensor) and args[0].dtype in (torch.bfloat16, torch.float16):
+            args = (args[0].float(), *args[1:])
+        return func(*args, **kwargs)
+
+
+@contextlib.contextmanager
+def _arithmetic(precision: str, device: str) -> Iterator[None]:
+    """What surrounds forward and backward of a micro-batch."""
+    like = _LikeCuda() if device == "cuda" else contextlib.nullcontext()
+    halves = {"bf16": torch.bfloat16, "fp16": torch.float16}
+    with torch.autocast("cpu", halves[precision]) if precision in halves else contextlib.nullcontext(), like:
+        yield
+
+
+@contextlib.contextmanager
+def _counted(nets: Mapping[str, nn.Module]) -> Iterator[Mapping[str, int]]:
+    calls = dict.fromkeys(nets, 0)
+
+    def count(name: str, *_: Any) -> None:
+        calls[name] += 1
+
+    handles = [net.register_forward_pre_hook(partial(count, name)) for name, net in nets.items()]
+    yield calls
+    for handle in handles:
+        handle.remove()
+
+
+@contextlib.contextmanager
+def _gradients(parameters: Iterable[nn.Parameter], live: Live) -> Iterator[None]:
+    def done(parameter: Tensor) -> None:
+        assert parameter.grad is not None
+        live.gradient(parameter.grad)
+
+    handles = [parameter.register_post_accumulate_grad_hook(done) for parameter in parameters]  # type: ignore[no-untyped-call]
+    yield
+    for handle in handles:
+        handle.remove()
+
+
+def _all(nets: Mapping[str, nn.Module]) -> Iterator[Tensor]:
+    for net in nets.values():
+        yield from net.parameters()
+        yield from net.buffers()
+
+
+def _compute_again(block: nn.Module) -> None:
+    from torch.utils.checkpoint import checkpoint
+
+    # The state of random generators, which is kept as well, is a few kilobytes.
+    block.forward = partial(checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False)
