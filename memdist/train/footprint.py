@@ -141,7 +141,7 @@ class Footprint:
                 net.to_empty(device="cpu").train()
                 if checkpointing:
                     for block in blocks(net):
-                        _compute_again(block)
+                        _compute_again(block, self._device)
         return stage
 
     def _measure(self, micro: int, stage: Stage) -> tuple[Pass, ...]:
@@ -291,8 +291,15 @@ def _all(nets: Mapping[str, nn.Module]) -> Iterator[Tensor]:
         yield from net.buffers()
 
 
-def _compute_again(block: nn.Module) -> None:
+def _compute_again(block: nn.Module, device: str) -> None:
     from torch.utils.checkpoint import checkpoint
 
+    forward = block.forward
+
+    def same(*given: Any) -> Any:
+        # A mode that is at work calls backward without itself: what is computed again there needs its own.
+        with _LikeCuda() if device == "cuda" else contextlib.nullcontext():
+            return forward(*given)
+
     # The state of random generators, which is kept as well, is a few kilobytes.
-    block.forward = partial(checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False)
+    block.forward = partial(checkpoint, same, use_reentrant=False, preserve_rng_state=False)
