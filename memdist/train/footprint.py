@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -74,6 +76,40 @@ class Pass:
     """How often each network is called."""
 
 
+@dataclass(frozen=True)
+class Course:
+    """How memory goes through a pass: live bytes after each operation."""
+
+    update: Update
+    beside: npt.NDArray[np.float64]
+    """Beside weights, buffers, the pictures and finished gradients."""
+    gradients: npt.NDArray[np.float64]
+    """Finished gradients of weights."""
+    flops: float
+    calls: Mapping[str, int]
+
+    def towards(self, other: Course, share: float) -> Course:
+        """On the line from here (0) to another course (1), and beyond."""
+        beside = self.beside + share * (other.beside - self.beside)
+        flops = self.flops + share * (other.flops - self.flops)
+        return Course(self.update, beside, self.gradients, flops, self.calls)
+
+
+_TWO = (2, 4)
+"""Pictures of the two courses; one picture alone is laid out, and logged, a little differently."""
+
+
+def _pass(course: Course) -> Pass:
+    return Pass(
+        net=course.update.net,
+        every=course.update.every,
+        activations=int(course.beside.max()),
+        joint=int((course.beside + course.gradients).max()),
+        flops=int(course.flops),
+        calls=course.calls,
+    )
+
+
 def size(net: nn.Module, settings: Optim, averaged: bool) -> Size:
     """Sizes of a network under its optimiser."""
     count = sum(p.numel() for p in net.parameters())
@@ -109,7 +145,7 @@ class Footprint:
         """`device` is the type that the run is for, cpu or cuda: it decides on the layout and on what stays fp32."""
         self._run, self._model, self._device = run, model, device
         self._fake = FakeTensorMode(allow_non_fake_inputs=True)
-        self._found: dict[tuple[int, bool], tuple[Pass, ...]] = {}
+        self._found: dict[tuple[int, bool], tuple[Course, ...]] = {}
         stage = self._stage(checkpointing=False)
         self.sizes = {
             name: size(net, getattr(run.optim, name), name in model.averaged() and run.ema.decay is not None)
@@ -118,11 +154,24 @@ class Footprint:
         self.updates = stage.updates
 
     def passes(self, micro: int, checkpointing: bool | None = None) -> tuple[Pass, ...]:
-        """One pass of every update with `micro` pictures; blocks are computed again if the run, or the argument, says so."""
+        """One pass of every update with `micro` pictures; blocks are computed again if the run, or the argument, says so.
+
+        What is alive after each operation grows along a line with the pictures: two courses give that of any number.
+        """
         again = self._run.activation_checkpointing if checkpointing is None else checkpointing
-        if (micro, again) not in self._found:
-            self._found[micro, again] = self._measure(micro, self._stage(again))
-        return self._found[micro, again]
+        if micro in (1, *_TWO):
+            return tuple(_pass(course) for course in self.courses(micro, again))
+        low, high = (self.courses(few, again) for few in _TWO)
+        if any(len(a.beside) != len(b.beside) for a, b in zip(low, high, strict=True)):
+            return tuple(_pass(course) for course in self.courses(micro, again))
+        share = (micro - _TWO[0]) / (_TWO[1] - _TWO[0])
+        return tuple(_pass(a.towards(b, share)) for a, b in zip(low, high, strict=True))
+
+    def courses(self, micro: int, checkpointing: bool) -> tuple[Course, ...]:
+        """What `passes` rests on, taken with exactly so many pictures."""
+        if (micro, checkpointing) not in self._found:
+            self._found[micro, checkpointing] = self._measure(micro, self._stage(checkpointing))
+        return self._found[micro, checkpointing]
 
     def picture(self) -> int:
         """Bytes of a pair in fp32."""
@@ -141,10 +190,10 @@ class Footprint:
                 net.to_empty(device="cpu").train()
                 if checkpointing:
                     for block in blocks(net):
-                        _compute_again(block, self._device)
+                        compute_again(block, self._device)
         return stage
 
-    def _measure(self, micro: int, stage: Stage) -> tuple[Pass, ...]:
+    def _measure(self, micro: int, stage: Stage) -> tuple[Course, ...]:
         data = self._run.data
         with self._fake:
             picture = torch.empty(micro, data.image_channels, data.size, data.size)
@@ -153,9 +202,9 @@ class Footprint:
             live = Live([*batch, *_all(stage.nets)])
             scratch: Scratch = {}
             with live:
-                return tuple(self._pass(update, stage, batch, scratch, live) for update in stage.updates)
+                return tuple(self._course(update, stage, batch, scratch, live) for update in stage.updates)
 
-    def _pass(self, update: Update, stage: Stage, batch: Pair, scratch: Scratch, live: Live) -> Pass:
+    def _course(self, update: Update, stage: Stage, batch: Pair, scratch: Scratch, live: Live) -> Course:
         strategy_.freeze(stage.nets, update.net)
         parameters = [p for p in stage.nets[update.net].parameters()]
         with _counted(stage.nets) as calls, _gradients(parameters, live):
@@ -164,14 +213,7 @@ class Footprint:
                 update.loss(stage.nets, batch, scratch).value.float().backward()  # type: ignore[no-untyped-call]
         for parameter in parameters:
             parameter.grad = None
-        return Pass(
-            net=update.net,
-            every=update.every,
-            activations=live.most,
-            joint=live.most_joint,
-            flops=live.flops,
-            calls=dict(calls),
-        )
+        return Course(update, np.array(live.beside), np.array(live.gradients), live.flops, dict(calls))
 
 
 class Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -182,29 +224,29 @@ class Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
         super().__init__()  # type: ignore[no-untyped-call]
         self._known = [tensor.untyped_storage() for tensor in known]
         self._alive: dict[int, Any] = {storage._cdata: None for storage in self._known}
-        self._gradients: set[int] = set()
-        self.now = self.gradients = 0
-        self.most = self.most_joint = self.flops = 0
+        self._finished: set[int] = set()
+        self._now = self._done = 0
+        self.restart()
 
     def restart(self) -> None:
-        """Begin the maxima and the operations anew."""
-        self.most, self.most_joint, self.flops = self.now, self.now + self.gradients, 0
+        """Begin the course and the operations anew."""
+        self.beside, self.gradients, self.flops = [float(self._now)], [float(self._done)], 0
 
     def gradient(self, tensor: Tensor) -> None:
         """Count a tensor among finished gradients from now on."""
         key = tensor.untyped_storage()._cdata
-        if key in self._alive and key not in self._gradients:
-            self._gradients.add(key)
-            self.now -= tensor.untyped_storage().nbytes()
-            self.gradients += tensor.untyped_storage().nbytes()
+        if key in self._alive and key not in self._finished:
+            self._finished.add(key)
+            self._now -= tensor.untyped_storage().nbytes()
+            self._done += tensor.untyped_storage().nbytes()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         for tensor in tree_leaves(out):
             if isinstance(tensor, Tensor):
                 self._see(tensor.untyped_storage())
-        self.most = max(self.most, self.now)
-        self.most_joint = max(self.most_joint, self.now + self.gradients)
+        self.beside.append(self._now)
+        self.gradients.append(self._done)
         if count := _FLOPS.get(func._overloadpacket):
             self.flops += count(*args, **(kwargs or {}), out_val=out)
         return out
@@ -212,16 +254,16 @@ class Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _see(self, storage: torch.UntypedStorage) -> None:
         key = storage._cdata
         if key not in self._alive:
-            self.now += storage.nbytes()
+            self._now += storage.nbytes()
             self._alive[key] = weakref.ref(storage, partial(self._gone, key, storage.nbytes()))
 
     def _gone(self, key: int, count: int, _: object) -> None:
         del self._alive[key]
-        if key in self._gradients:
-            self._gradients.discard(key)
-            self.gradients -= count
+        if key in self._finished:
+            self._finished.discard(key)
+            self._done -= count
         else:
-            self.now -= count
+            self._now -= count
 
 
 def _operations() -> dict[Any, Callable[..., int]]:
@@ -291,7 +333,8 @@ def _all(nets: Mapping[str, nn.Module]) -> Iterator[Tensor]:
         yield from net.buffers()
 
 
-def _compute_again(block: nn.Module, device: str) -> None:
+def compute_again(block: nn.Module, device: str) -> None:
+    """Let a block keep its input alone and compute the rest again in backward; `device` "cuda" pretends to be one."""
     from torch.utils.checkpoint import checkpoint
 
     forward = block.forward
