@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import ceil
 from typing import Any
 
@@ -18,7 +18,7 @@ from memdist.model import Model
 from memdist.plan import gpus, timing, traffic
 from memdist.plan.gpus import Gpu
 from memdist.train import shares, start
-from memdist.train.footprint import Footprint
+from memdist.train.footprint import Footprint, Pass
 from memdist.train.shares import Memory, Offload
 
 GIB = 2**30
@@ -122,12 +122,12 @@ class Planner:
         if device == "cuda" and (run.data.resident == "device" or (run.data.resident == "auto" and kept <= memory / 4)):
             self.pictures += kept
 
-    def need(self, choice: Choice, micro: int) -> Memory:
-        """Memory of a rank with a micro-batch of so many pictures."""
+    def need(self, choice: Choice, micro: int, passes: tuple[Pass, ...] | None = None) -> Memory:
+        """Memory of a rank with a micro-batch of so many pictures, whose passes are found unless they are given."""
         return shares.peak(
             choice.way,
             self.footprint.sizes,
-            self.footprint.passes(micro, choice.checkpointing),
+            passes or self.footprint.passes(micro, choice.checkpointing),
             world=self.world,
             accumulations=max(1, ceil(self.share / micro)),
             pictures=self.pictures,
@@ -142,12 +142,19 @@ class Planner:
             low, high = (middle, high) if self.need(choice, middle).total <= self.free else (low, middle)
         return low
 
+    def looked_at(self, row: Row) -> Row:
+        """The row, its micro-batch tried at its own size not along a line; a smaller one if need be."""
+        again = self.run.activation_checkpointing if row.choice.checkpointing is None else row.choice.checkpointing
+        for micro in (m for m in range(row.micro, 0, -1) if self.share % m == 0):
+            exact = Footprint.of(self.footprint.courses(micro, again))
+            if self.need(row.choice, micro, exact).total <= self.free:
+                return replace(row, micro=micro, accumulations=self.share // micro)
+        return replace(row, micro=0)
+
     def choices(self) -> list[Choice]:
         """The strategies, as the run would take them; the simplest first."""
-        ways = shares.ways(self.run)
-        if self.world == 1:
-            ways = {"one" if way == "ddp" else way: offload for way, offload in ways.items()}
-        return [Choice(way=way, offload=offload) for way, offload in ways.items()]
+        ways = [way for way in shares.TABLE if way != ("ddp" if self.world == 1 else "one")]
+        return [Choice(way=way, offload=shares.offload(self.run, way)) for way in ways]
 
     def dearer(self) -> list[Choice]:
         """What takes less memory than any of `choices`, and more time; the cheapest first."""
@@ -169,8 +176,11 @@ class Planner:
         )
 
 
-def plan(run: Any, *, world: int, gpu: str, box: int) -> Plan:
-    """Plan a run on `world` GPUs of a kind (a name of the catalogue, or `here`), `box` in a machine; raises ConfigError."""
+def plan(run: Any, *, world: int, gpu: str, box: int, timed: bool = True) -> Plan:
+    """Plan a run on `world` GPUs of a kind (a name of the catalogue, or `here`), `box` in a machine; raises ConfigError.
+
+    `timed`: steps are taken where such a device is at hand.
+    """
     if world < 1 or box < 1:
         given, what = ("--gpus", world) if world < 1 else ("--gpus-per-node", box)
         raise ConfigError(f"{given} {what} cannot be: give a whole number from 1")
@@ -197,7 +207,9 @@ def plan(run: Any, *, world: int, gpu: str, box: int) -> Plan:
     if advice is None:
         left = (c for c in planner.dearer() if not _refusal(c, refused) and (own == "cuda" or c.offload == "none"))
         advice = next((row for choice in left if (row := planner.row(choice, micro)).micro), None)
-    seconds, timed = _seconds(planner, model, kind, own, advice)
+    if advice is not None:
+        advice = planner.looked_at(advice)
+    seconds, measured = _seconds(planner, model, kind, own, advice if timed else None)
     # Ranks on a CPU share its cores, so that each takes as long as all of them would one after the other.
     pictures = planner.share * (world if own == "cpu" else 1)
     links = traffic.Links(world=world, box=box, gpu=kind)
@@ -217,7 +229,7 @@ def plan(run: Any, *, world: int, gpu: str, box: int) -> Plan:
             offload=row.choice.offload,
         )
         busy = sum(compute[taken.net] / taken.every for taken in passes)
-        return Row(**{**vars(row), "exchange": exchange, "compute": busy})
+        return replace(row, exchange=exchange, compute=busy)
 
     return Plan(
         run=run,
@@ -228,7 +240,7 @@ def plan(run: Any, *, world: int, gpu: str, box: int) -> Plan:
         rows=tuple(timed_row(row) for row in rows),
         steps=steps,
         advice=timed_row(advice) if advice else None,
-        timed=timed,
+        timed=measured,
         free=planner.free,
     )
 
@@ -260,7 +272,7 @@ def warning(run: Run, world: int, device_memory: int) -> str | None:
     micro = start.micro_batch(run, world, run.batch.size)
     planner = Planner(run, start.build(run), world, device, device_memory)
     way = shares.way(run, world)
-    choice = Choice(way=way, offload=shares.ways(run)["ddp" if way == "one" else way])
+    choice = Choice(way=way, offload=shares.offload(run, way))
     row = planner.row(choice, micro)
     if row.fits:
         return None

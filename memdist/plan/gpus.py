@@ -18,7 +18,7 @@ class Gpu:
 
     name: str
     memory: int
-    """Bytes that a program sees, before its own context: less than on the box (ECC, firmware), and a little different by driver."""
+    """Bytes that a program sees, before its own context: less than on the box (ECC, firmware); drivers differ a little."""
     flops: dict[str, float]
     """Dense operations a second of matrix products, by the precisions that it has; sums in fp32."""
     inside: float

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import Any
 
 from memdist.plan import traffic
 from memdist.plan.estimate import GIB, RESERVE, Plan, Row
 from memdist.plan.timing import UTILISATION
 
+WIDTH = 100
+"""Columns of a terminal in which all is readable."""
 _PARTS = ("weights", "gradients", "optimiser", "averages", "passing", "activations")
 
 
@@ -18,7 +21,7 @@ def render(plan: Plan) -> Any:
 
     tables = [_memory(plan), _time(plan)]
     words = [*_refusals(plan), advice(plan), *_assumptions(plan)]
-    return Group(*tables, *(Text(word) for word in words))
+    return Group(*tables, *(Text(textwrap.fill(word, WIDTH, break_on_hyphens=False)) for word in words))
 
 
 def _device(plan: Plan) -> str:
@@ -47,9 +50,11 @@ def _memory(plan: Plan) -> Any:
 def _time(plan: Plan) -> Any:
     from rich.table import Table
 
-    table = Table(title=f"steps of {plan.run.batch.size} pictures on {plan.world} x {plan.gpu.name}")
-    hours = "hours" if plan.steps else "h/1000 steps"
-    for name in ("strategy", "batch.micro", "sent GiB", "computing s", "waiting s", "efficiency", hours, "GPU-hours"):
+    steps = f"the run's {plan.steps}" if plan.steps else "1000 (no data are given)"
+    table = Table(
+        title=f"a step of {plan.run.batch.size} pictures on {plan.world} x {plan.gpu.name}; hours of {steps} steps"
+    )
+    for name in ("strategy", "batch.micro", "sent GiB", "compute s", "wait s", "efficiency", "hours", "GPU-hours"):
         table.add_column(name, justify="left" if name == "strategy" else "right", no_wrap=True)
     for row in plan.rows:
         table.add_row(row.choice.name, *(_figures(plan, row) if row.micro else ["-"] * 7))

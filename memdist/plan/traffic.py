@@ -91,11 +91,12 @@ def of_step(
 ) -> Exchange:
     """Mean over steps, of updates that are not taken at each one; `compute` is seconds of an update, by network.
 
-    ddp: one all-reduce of the gradients, 2 (W - 1) / W x 4P bytes, in backward of the last micro-batch, which hides it (Li et al. 2020,
-    section 3.2). deepspeed 1, 2: a reduce-scatter of the gradients and an all-gather of the weights, as much again (Rajbhandari
-    et al. 2019, section 7.1); the second comes after the step and nothing hides it; stage 2 reduces each micro-batch. fsdp and
-    deepspeed 3: each call of a network gathers its weights in forward and again in backward, and each micro-batch reduces the
-    gradients (section 7.2: 3/2 of ddp's); each is fetched while the block before computes (Zhao et al. 2023, section 3.3).
+    ddp: one all-reduce of the gradients, 2 (W - 1) / W x 4P bytes, in backward of the last micro-batch, which hides it (Li
+    et al. 2020, section 3.2). deepspeed 1, 2: a reduce-scatter of the gradients and an all-gather of the weights, as much
+    again (Rajbhandari et al. 2019, section 7.1); the second comes after the step and nothing hides it; stage 2 reduces each
+    micro-batch. fsdp and deepspeed 3: each call of a network gathers its weights in forward and again in backward, and each
+    micro-batch reduces the gradients (section 7.2: 3/2 of ddp's); each is fetched while the block before computes (Zhao et
+    al. 2023, section 3.3).
     """
     sent = seconds = exposed = 0.0
     for taken in passes:

@@ -160,12 +160,17 @@ class Footprint:
         """
         again = self._run.activation_checkpointing if checkpointing is None else checkpointing
         if micro in (1, *_TWO):
-            return tuple(_pass(course) for course in self.courses(micro, again))
+            return self.of(self.courses(micro, again))
         low, high = (self.courses(few, again) for few in _TWO)
         if any(len(a.beside) != len(b.beside) for a, b in zip(low, high, strict=True)):
-            return tuple(_pass(course) for course in self.courses(micro, again))
+            return self.of(self.courses(micro, again))
         share = (micro - _TWO[0]) / (_TWO[1] - _TWO[0])
-        return tuple(_pass(a.towards(b, share)) for a, b in zip(low, high, strict=True))
+        return self.of(tuple(a.towards(b, share) for a, b in zip(low, high, strict=True)))
+
+    @staticmethod
+    def of(courses: tuple[Course, ...]) -> tuple[Pass, ...]:
+        """What counts of each course."""
+        return tuple(_pass(course) for course in courses)
 
     def courses(self, micro: int, checkpointing: bool) -> tuple[Course, ...]:
         """What `passes` rests on, taken with exactly so many pictures."""

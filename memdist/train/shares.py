@@ -167,17 +167,14 @@ def _passing(way: str, sizes: Mapping[str, Size], moving: Size) -> float:
             return 0
 
 
-def ways(run: Any) -> dict[str, Offload]:
-    """The rows of TABLE that several ranks can take, with what each would move to the host under the run's settings."""
-    zero: Offload = run.deepspeed.offload
-    first: Offload = "optimizer" if zero == "all" else zero
-    return {
-        "ddp": "none",
-        "fsdp": "all" if run.fsdp.offload else "none",
-        "deepspeed 1": first,
-        "deepspeed 2": first,
-        "deepspeed 3": zero,
-    }
+def offload(run: Any, way: str) -> Offload:
+    """What a row of TABLE moves to the host under the run's settings; all of DeepSpeed's has weights only in stage 3."""
+    if way == "fsdp":
+        return "all" if run.fsdp.offload else "none"
+    if not way.startswith("deepspeed"):
+        return "none"
+    wanted: Offload = run.deepspeed.offload
+    return "optimizer" if wanted == "all" and way != "deepspeed 3" else wanted
 
 
 def way(run: Any, world: int) -> str:
