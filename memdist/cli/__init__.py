@@ -99,15 +99,18 @@ def plan(
 ) -> None:
     """Say what a run would need on N GPUs, for each strategy: memory, the largest micro-batch, communication, hours."""
     run = arguments.resolve(config, overrides)
-    from memdist.plan import emit as emitting
-    from memdist.plan import estimate, table
-
     if emit is not None:
+        from memdist.plan import emit as emitting
+
         emitting.check(emit)
+    from memdist.plan import estimate
+
     made = estimate.plan(run, world=gpus, gpu=gpu, box=gpus_per_node, timed=emit is None)
     if emit is not None:
         output.show(emitting.emit(made, emit).removesuffix("\n"))
         return
+    from memdist.plan import table
+
     output.show(table.render(made))
 
 

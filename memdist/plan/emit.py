@@ -57,12 +57,13 @@ def deepspeed(plan: Plan) -> dict[str, Any]:
     run = plan.run
     settings = run.deepspeed
     micro = _micro(plan, f"deepspeed {settings.stage}")
+    bucket = min(REDUCE_BUCKET, plan.weights)  # DeepSpeed allocates all of it
     zero: dict[str, Any] = {
         "stage": settings.stage,
         "contiguous_gradients": True,
         "overlap_comm": True,
-        "reduce_bucket_size": REDUCE_BUCKET,
-        "allgather_bucket_size": REDUCE_BUCKET,
+        "reduce_bucket_size": bucket,
+        "allgather_bucket_size": bucket,
     }
     if settings.stage == 3:
         zero |= {"stage3_max_live_parameters": LIVE, "stage3_max_reuse_distance": LIVE}
@@ -92,12 +93,13 @@ def accelerate(plan: Plan) -> dict[str, Any]:
     run = plan.run
     name = f"deepspeed {run.deepspeed.stage}" if run.strategy == "deepspeed" else run.strategy
     micro = _micro(plan, name)
-    cpu = plan.gpu.name == "cpu"
-    kinds = {"ddp": "MULTI_CPU" if cpu else "MULTI_GPU", "fsdp": "FSDP", "deepspeed": "DEEPSPEED"}
+    # On CPUs as well: MULTI_CPU starts one process and leaves the others to mpirun.
+    kinds = {"ddp": "MULTI_GPU", "fsdp": "FSDP", "deepspeed": "DEEPSPEED"}
     record: dict[str, Any] = {
         "compute_environment": "LOCAL_MACHINE",
         "debug": False,
         "distributed_type": "NO" if plan.world == 1 and run.strategy == "ddp" else kinds[run.strategy],
+        "gpu_ids": "all",
         "machine_rank": 0,
         "main_training_function": "main",
         "mixed_precision": run.precision if run.precision in _HALVES else "no",
@@ -105,7 +107,7 @@ def accelerate(plan: Plan) -> dict[str, Any]:
         "num_processes": plan.world,
         "rdzv_backend": "static",
         "same_network": True,
-        "use_cpu": cpu,
+        "use_cpu": False,
     }
     if run.strategy == "fsdp":
         record["fsdp_config"] = {

@@ -104,6 +104,8 @@ class Plan:
     """Whether seconds were measured on this machine's device."""
     free: float
     """Bytes of a device that a run may use."""
+    weights: int
+    """Numbers of the largest network."""
 
 
 class Planner:
@@ -242,6 +244,7 @@ def plan(run: Any, *, world: int, gpu: str, box: int, timed: bool = True) -> Pla
         advice=timed_row(advice) if advice else None,
         timed=measured,
         free=planner.free,
+        weights=max(s.weights for s in planner.footprint.sizes.values()),
     )
 
 

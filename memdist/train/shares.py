@@ -135,12 +135,14 @@ def one(
     passing = max(_passing(way, sizes, moving), step - activations / FP32)
     host = 0.0
     if offload != "none":
-        host += master + moments + (averages if way == "fsdp" else 0)
+        host += master + moments
         master = moments = 0
-        if offload == "all":
-            host += weights + gradients
-            weights = gradients = 0
-            averages = 0 if way == "fsdp" else averages
+    if offload == "all":
+        host += weights + gradients
+        weights = gradients = 0
+        if way == "fsdp":
+            host += averages
+            averages = 0
     return Memory(
         weights=FP32 * (weights + master) + buffers,
         gradients=FP32 * gradients,
