@@ -146,9 +146,8 @@ class Planner:
 
     def looked_at(self, row: Row) -> Row:
         """The row, its micro-batch tried at its own size not along a line; a smaller one if need be."""
-        again = self.run.activation_checkpointing if row.choice.checkpointing is None else row.choice.checkpointing
         for micro in (m for m in range(row.micro, 0, -1) if self.share % m == 0):
-            exact = Footprint.of(self.footprint.courses(micro, again))
+            exact = self.footprint.exact(micro, row.choice.checkpointing)
             if self.need(row.choice, micro, exact).total <= self.free:
                 return replace(row, micro=micro, accumulations=self.share // micro)
         return replace(row, micro=0)
@@ -276,9 +275,9 @@ def warning(run: Run, world: int, device_memory: int) -> str | None:
     planner = Planner(run, start.build(run), world, device, device_memory)
     way = shares.way(run, world)
     choice = Choice(way=way, offload=shares.offload(run, way))
-    row = planner.row(choice, micro)
-    if row.fits:
+    if planner.need(choice, micro, planner.footprint.exact(micro)).total <= planner.free:
         return None
+    row = planner.row(choice, micro)
     what = "GPU" if device == "cuda" else "process"
     least = f"batch.micro={row.micro} would" if row.micro else "no micro-batch does: see `memdist plan` for what would"
     return (

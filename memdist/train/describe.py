@@ -60,7 +60,7 @@ def memory(run: Any, model: Model, world: int, micro: int) -> shares.Memory:
     return shares.peak(
         way,
         found.sizes,
-        found.passes(micro),
+        found.exact(micro),
         world=world,
         accumulations=run.batch.size // (micro * world),
         offload=shares.offload(run, way),

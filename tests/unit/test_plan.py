@@ -14,7 +14,7 @@ from memdist.errors import ConfigError
 from memdist.plan import emit, estimate, gpus, table, timing, traffic
 from memdist.plan.estimate import Choice, Planner
 from memdist.train import start
-from memdist.train.footprint import Pass, Size
+from memdist.train.footprint import Footprint, Pass, Size
 from tests import tiny
 
 GPU = gpus.CATALOGUE["h100-80g"]
@@ -80,7 +80,7 @@ def test_backward_hides_what_fits_into_it() -> None:
 
 
 def test_the_way_to_the_host_is_waited_for() -> None:
-    kept, moved = (exchange("deepspeed 2", 4, offload=o).exposed for o in ("none", "optimizer"))  # type: ignore[arg-type]
+    kept, moved = (exchange("deepspeed 2", 4, offload=o).exposed for o in ("none", "optimizer"))
     assert moved - kept == pytest.approx(2 * P / (0.8 * 50e9))
 
 
@@ -159,7 +159,7 @@ def test_one_gpu_is_no_ddp() -> None:
 def test_hours_and_speed() -> None:
     told = made(world=4)
     row = told.rows[0]
-    (taken,) = estimate.Footprint(told.run, start.build(told.run), "cuda").passes(2)
+    (taken,) = Footprint(told.run, start.build(told.run), "cuda").passes(2)
     assert row.compute == pytest.approx(taken.flops / (GPU.flops["fp32"] * timing.UTILISATION))
     assert row.seconds == row.compute + row.exchange.exposed and 0 < row.efficiency < 1
 
