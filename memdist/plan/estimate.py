@@ -118,8 +118,7 @@ class Planner:
         self.footprint = Footprint(run, model, device)
         fixed, part = RESERVE[device]
         self.free = memory - fixed - part * memory
-        changed = any(getattr(run.augment, name) for name in type(run.augment).model_fields)
-        self.pictures = self.footprint.picture() * self.share * (1 + changed)
+        self.pictures = self.footprint.pictures(world)
         kept = (pairs or 0) * self.footprint.picture() // 4  # a byte a number
         if device == "cuda" and (run.data.resident == "device" or (run.data.resident == "auto" and kept <= memory / 4)):
             self.pictures += kept

@@ -12,7 +12,8 @@ from memdist.distributed.single import Single
 from memdist.model import Model, Pair, Scratch
 from memdist.plan.gpus import Gpu
 from memdist.train import optim, start
-from memdist.train.footprint import Pass, blocks, compute_again
+from memdist.train.footprint import Pass, blocks
+from memdist.train.live import compute_again
 
 UTILISATION = 0.3
 """Share of a GPU's nominal speed that convolutional networks reach: an assumption, which a timed step replaces."""

@@ -63,5 +63,6 @@ def memory(run: Any, model: Model, world: int, micro: int) -> shares.Memory:
         found.exact(micro),
         world=world,
         accumulations=run.batch.size // (micro * world),
+        pictures=found.pictures(world),
         offload=shares.offload(run, way),
     )

@@ -28,6 +28,7 @@ RUNS: dict[str, dict[str, Any]] = {
         "ema": {"decay": 0.99},
     },
 }
+STRATEGIES = ["ddp"]
 LARGER = {"data.size": 128, "batch.size": 32}
 """On a GPU, where what kernels take for themselves would hide a small net."""
 
@@ -77,9 +78,10 @@ def planned(settings: dict[str, Any], ranks: int) -> float:
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs Linux")
 @pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize("name", RUNS)
-def test_cpu_ranks_need_what_the_plan_says(name: str, ranks: int, data: Path, tmp_path: Path) -> None:
-    settings = raw(name, data, "cpu")
+def test_cpu_ranks_need_what_the_plan_says(name: str, strategy: str, ranks: int, data: Path, tmp_path: Path) -> None:
+    settings = raw(name, data, "cpu", strategy=strategy)
     peak, plan = measured(settings, ranks, tmp_path), planned(settings, ranks)
     print(
         f"{name}, {ranks} ranks: {peak / 2**20:.1f} MiB measured, {plan / 2**20:.1f} planned ({plan / peak - 1:+.1%})"

@@ -11,6 +11,7 @@ from memdist import models
 from memdist.model import Loss, Model, Nets, Pair, Sampling, Scratch, Stage, Update
 from memdist.train import footprint, optim, shares, start
 from memdist.train.footprint import Footprint, Pass, Size
+from memdist.train.live import Live
 from tests import tiny
 
 IN, OUT = 48, 1024
@@ -103,7 +104,7 @@ def test_what_an_optimiser_keeps_and_takes(name: str, kernel: str) -> None:
     optimiser = optim.make(net, run.optim.unet)
     for _ in range(2):
         net.weight.grad = torch.ones_like(net.weight)
-        live = footprint.Live([net.weight, net.weight.grad, *_tensors(optimiser)])
+        live = Live([net.weight, net.weight.grad, *_tensors(optimiser)])
         with live:
             optimiser.step()
     states = [t for t in _tensors(optimiser) if t.numel() > 1]
