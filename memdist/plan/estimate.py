@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from math import ceil
 from typing import Any
@@ -198,7 +199,7 @@ def plan(run: Any, *, world: int, gpu: str, box: int, timed: bool = True) -> Pla
         steps = loader_.epoch_end(run.epochs, train, run.batch.size)
     micro = start.micro_batch(run, world, train)
     planner = Planner(run, model, world, own, kind.memory, pairs)
-    refused = {setting: why for setting, why in model.refuses().items()}
+    refused = model.refuses()
     rows = [
         Row(choice=choice, refused=why) if (why := _refusal(choice, refused)) else planner.row(choice, micro)
         for choice in planner.choices()
@@ -207,8 +208,8 @@ def plan(run: Any, *, world: int, gpu: str, box: int, timed: bool = True) -> Pla
     if advice is None:
         left = (c for c in planner.dearer() if not _refusal(c, refused) and (own == "cuda" or c.offload == "none"))
         advice = next((row for choice in left if (row := planner.row(choice, micro)).micro), None)
-    if advice is not None:
-        advice = planner.looked_at(advice)
+    if advice is not None and not (advice := planner.looked_at(advice)).micro:
+        advice = None
     seconds, measured = _seconds(planner, model, kind, own, advice if timed else None)
     # Ranks on a CPU share its cores, so that each takes as long as all of them would one after the other.
     pictures = planner.share * (world if own == "cpu" else 1)
@@ -246,8 +247,10 @@ def plan(run: Any, *, world: int, gpu: str, box: int, timed: bool = True) -> Pla
     )
 
 
-def _refusal(choice: Choice, refused: dict[str, str]) -> str | None:
-    return refused.get(choice.name.partition(" ")[0])
+def _refusal(choice: Choice, refused: Mapping[str, str]) -> str | None:
+    return refused.get(choice.name.partition(" ")[0]) or (
+        refused.get("activation_checkpointing") if choice.checkpointing else None
+    )
 
 
 def _seconds(

@@ -284,6 +284,18 @@ def test_deepspeed_takes_what_is_written(precision: str, stage: int, offload: st
     assert ("torch_autocast" in record) == (precision != "fp32")
 
 
+def test_deepspeed_takes_all_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DS_ACCELERATOR", "cpu")
+    pytest.importorskip("deepspeed")
+    from deepspeed.runtime.config import DeepSpeedConfig
+
+    settings = run(precision="bf16", deepspeed={"stage": 3, "offload": "all"})
+    told = estimate.plan(settings, world=1, gpu="h100-80g", box=8, timed=False)
+    read = DeepSpeedConfig(json.loads(emit.emit(told, "deepspeed")))
+    assert (read.zero_optimization_stage, read.gradient_clipping, read.train_micro_batch_size_per_gpu) == (3, 0, 8)
+    assert read.torch_autocast_enabled and read.torch_autocast_dtype == torch.bfloat16
+
+
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp", "deepspeed"])
 @pytest.mark.parametrize("world", [1, 4, 16])
 def test_accelerate_takes_what_is_written(strategy: str, world: int, tmp_path: Any) -> None:
