@@ -96,6 +96,45 @@ def train(
 
 
 @app.command()
+def plan(
+    config: Config,
+    overrides: Overrides = None,
+    gpus: Annotated[int, typer.Option(metavar="N", help="GPUs, or processes, that share the run.")] = 1,
+    gpu: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="Their kind: h100-80g, a100-40g, t4-16g, ... (a wrong one lists all), or here: this machine's device.",
+        ),
+    ] = "here",
+    gpus_per_node: Annotated[int, typer.Option(metavar="N", help="GPUs of one machine.")] = 8,
+    emit: Annotated[
+        str | None,
+        typer.Option(
+            metavar="accelerate|deepspeed",
+            help="Rather than the plan, print the settings as an accelerate config or a DeepSpeed JSON.",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Say what a run would need on N GPUs, for each strategy: memory, the largest micro-batch, communication, hours."""
+    run = arguments.resolve(config, overrides)
+    if emit is not None:
+        from memdist.plan import emit as emitting
+
+        emitting.check(emit)
+    from memdist.plan import estimate
+
+    made = estimate.plan(run, world=gpus, gpu=gpu, box=gpus_per_node, timed=emit is None)
+    if emit is not None:
+        output.show(emitting.emit(made, emit).removesuffix("\n"))
+        return
+    from memdist.plan import table
+
+    output.show(table.render(made))
+
+
+@app.command()
 def evaluate(
     run: RunFolder,
     overrides: RuntimeOverrides = None,

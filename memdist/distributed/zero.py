@@ -90,7 +90,7 @@ class Zero(Group):
             engine, optimiser, _, _ = deepspeed.initialize(
                 model=net,
                 optimizer=make(name, list(weights.values())),
-                config=self._config(clips[name]),
+                config=self._config(clips[name], sum(weight.numel() for weight in weights.values())),
                 dist_init_required=False,
             )
             # Its own scaler moves once for each group of weights, and its state cannot be had.
@@ -104,8 +104,9 @@ class Zero(Group):
             scale = torch.amp.GradScaler("cpu").state_dict()
             self._scales = {name: dict(scale) for name in self._bare}
 
-    def _config(self, clip: float | None) -> dict[str, Any]:
-        zero: dict[str, Any] = {"stage": self._settings.stage}
+    def _config(self, clip: float | None, numbers: int) -> dict[str, Any]:
+        # The bucket in which gradients are gathered is taken at its full size: by default 2 GB.
+        zero: dict[str, Any] = {"stage": self._settings.stage, "reduce_bucket_size": min(500_000_000, numbers)}
         if self._settings.offload != "none":
             zero["offload_optimizer"] = {"device": "cpu", "pin_memory": self.device.type == "cuda"}
         if self._settings.offload == "all":

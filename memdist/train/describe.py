@@ -14,8 +14,8 @@ from memdist.data import sources as sources_
 from memdist.data import split as split_
 from memdist.distributed import strategy as strategy_
 from memdist.launch import place
-from memdist.model import Model, Pair, Scratch, Stage
-from memdist.train import restore
+from memdist.model import Model
+from memdist.train import footprint, restore, shares
 from memdist.train.start import build, micro_batch
 
 
@@ -47,39 +47,26 @@ def describe(run: Any, out: Path, world: int | None = None) -> Any:
         steps = loader_.epoch_end(run.epochs, pairs, run.batch.size)
         lines.append(f"pairs: {counts}; {steps} steps of {run.batch.size} pictures in {run.epochs} epochs")
     micro = micro_batch(run, world, pairs)
-    fixed, activations = memory(run, model, stage, micro)
+    need = memory(run, model, world, micro)
+    kept = need.total - need.activations - need.passing
     lines.append(
-        f"memory a process: {fixed / 2**20:.0f} MiB for weights, gradients, optimisers and averages, about "
-        f"{activations / 2**20:.0f} MiB for activations at {micro} pictures"
+        f"memory a process: {kept / 2**20:.0f} MiB for weights, gradients, optimisers and averages, about "
+        f"{(need.activations + need.passing) / 2**20:.0f} MiB for activations at {micro} pictures; `memdist plan` says more"
     )
     return Group(*(Text(line) for line in lines))
 
 
-def memory(run: Any, model: Model, stage: Stage, micro: int) -> tuple[int, int]:
-    """Bytes a process needs in fp32: of what stays, and of what one backward pass keeps; from networks on the meta device."""
-    moments = {"sgd": 0, "adam": 2, "adamw": 2, "adadelta": 2}
-    fixed = 0
-    for name, net in stage.nets.items():
-        settings = getattr(run.optim, name)
-        kept = 2 + moments[settings.name] + (settings.name == "sgd" and settings.momentum > 0)
-        kept += name in model.averaged() and run.ema.decay is not None
-        fixed += 4 * kept * sum(p.numel() for p in net.parameters())
-    picture = torch.empty(micro, run.data.image_channels, run.data.size, run.data.size, device="meta")
-    map_ = picture.new_empty(micro, run.data.map_channels, run.data.size, run.data.size)
-    batch = Pair(picture, map_, torch.empty(micro, dtype=torch.int64, device="meta"))
-    most = 0
-    scratch: Scratch = {}
-    for update in stage.updates:
-        strategy_.freeze(stage.nets, update.net)
-        kept_by: dict[int, torch.UntypedStorage] = {}
-
-        def keep(tensor: torch.Tensor, into: dict[int, torch.UntypedStorage] = kept_by) -> torch.Tensor:
-            storage = tensor.untyped_storage()
-            into[storage._cdata] = storage
-            return tensor
-
-        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            update.loss(stage.nets, batch, scratch)
-        weights = {p.untyped_storage()._cdata for net in stage.nets.values() for p in net.parameters()}
-        most = max(most, sum(s.nbytes() for key, s in kept_by.items() if key not in weights))
-    return fixed, most
+def memory(run: Any, model: Model, world: int, micro: int) -> shares.Memory:
+    """What a process needs at the peak of a step, by the run's own strategy."""
+    device = strategy_.device_of(run.device).type
+    found = footprint.Footprint(run, model, "cuda" if device == "cuda" else "cpu")
+    way = shares.way(run, world)
+    return shares.peak(
+        way,
+        found.sizes,
+        found.exact(micro),
+        world=world,
+        accumulations=run.batch.size // (micro * world),
+        pictures=found.pictures(world),
+        offload=shares.offload(run, way),
+    )

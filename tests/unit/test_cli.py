@@ -21,6 +21,7 @@ from memdist.predict.report import Report
 COMMANDS = {
     "": {"--install-completion", "--show-completion"},
     "train": {"CONFIG", "KEY=VALUE", "--out", "--dry-run", "--extend", "--gpus", "--max-restarts"},
+    "plan": {"CONFIG", "KEY=VALUE", "--gpus", "--gpu", "--gpus-per-node", "--emit"},
     "evaluate": {
         *("RUN", "KEY=VALUE", "--split", "--checkpoint", "--no-ema", "--sampler", "--steps", "--samples"),
         *("--grid", "--study"),
@@ -190,6 +191,25 @@ def test_a_dry_run_only_describes(
     assert describe.calls == [("describe", ("RUN", Path("a")), {})] and loop.calls == []
     assert capsys.readouterr().out == "what would be trained\n"
     assert not list(tmp_path.iterdir())
+
+
+def test_a_plan(
+    room: Callable[..., Recorder], resolved: list[tuple[str, Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    estimate, table = room("memdist.plan.estimate", "PLAN"), room("memdist.plan.table", "what it takes")
+    assert run("plan", "unet", "batch.size=64", "--gpus", "64", "--gpu", "h100-80g") == 0
+    assert resolved == [("unet", ["batch.size=64"])]
+    assert estimate.calls == [("plan", ("RUN",), {"world": 64, "gpu": "h100-80g", "box": 8, "timed": True})]
+    assert table.calls == [("render", ("PLAN",), {})] and capsys.readouterr().out == "what it takes\n"
+
+
+def test_a_plan_for_other_tools(
+    room: Callable[..., Recorder], resolved: list[tuple[str, Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    estimate, emit = room("memdist.plan.estimate", "PLAN"), room("memdist.plan.emit", "{}\n")
+    assert run("plan", "unet", "--emit", "deepspeed", "--gpus-per-node", "4") == 0
+    assert estimate.calls == [("plan", ("RUN",), {"world": 1, "gpu": "here", "box": 4, "timed": False})]
+    assert emit.calls[-1] == ("emit", ("PLAN", "deepspeed"), {}) and capsys.readouterr().out == "{}\n"
 
 
 @pytest.mark.parametrize(
