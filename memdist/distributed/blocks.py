@@ -34,16 +34,17 @@ def statistics(net: nn.Module) -> list[Tensor]:
     ]
 
 
-def recompute(name: str, net: nn.Module) -> None:
-    """Let each block keep its input alone for backward, and compute the rest again there (Chen et al. 2016, arXiv 1604.06174).
-
-    Raises ConfigError for running statistics, which a second forward would count twice.
-    """
+def check(name: str, net: nn.Module) -> None:
+    """Raise a ConfigError for a network that `recompute` cannot be for: a second forward would count statistics twice."""
     if statistics(net):
         raise ConfigError(
             f"activation_checkpointing=true cannot be with batch normalisation in {name}: computing a block again would count "
             "its statistics twice; use norm group, instance or none, or activation_checkpointing=false"
         )
+
+
+def recompute(net: nn.Module) -> None:
+    """Let each block keep its input alone for backward, and compute the rest again there (Chen et al. 2016, arXiv 1604.06174)."""
     for block in blocks(net):
         # Early stopping of the second forward would leave hooks of sharded blocks half-way.
         block.forward = functools.partial(checkpoint, block.forward, use_reentrant=False, early_stop=False)

@@ -127,6 +127,10 @@ def build(run: Any) -> Model:
     for setting, why in model.refuses().items():
         if setting in wanted:
             raise ConfigError(f"{run.model.name} cannot run with {setting}: {why}")
+    if run.activation_checkpointing:
+        with torch.device("meta"):
+            for name, net in restore.model_of(run).stage().nets.items():
+                blocks.check(name, net)
     select.check(run.select, model.scores)
     report.check(run.log)
     fixations.check(run.data.fixations)
@@ -254,8 +258,8 @@ def _channels_last(_: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torc
 def dress(run: Any, stage: Stage, averages: Averages, strategy: strategy_.Strategy) -> None:
     """Have networks compute what they keep not, and compile them, if asked for."""
     if run.activation_checkpointing:
-        for name, net in stage.nets.items():
-            blocks.recompute(name, net)
+        for net in stage.nets.values():
+            blocks.recompute(net)
     if not run.compile:
         return
     cache_.keep_compiled(run.data.cache)

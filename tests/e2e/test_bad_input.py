@@ -307,6 +307,31 @@ CASES: dict[str, tuple[str, str]] = {
     ),
     "a device that is not there": (TRAIN + " device=cuda:63", "device = 'cuda:63' is not on this machine"),
     "no device": (TRAIN + " device=tpu", "auto, cpu, mps, cuda or cuda:N"),
+    "tf32 on a CPU": (TRAIN + " precision=tf32", "precision = 'tf32' needs an NVIDIA GPU"),
+    "an unknown strategy": (TRAIN + " strategy=horovod", "'ddp', 'fsdp' or 'deepspeed'"),
+    "weights moved to the host without stage 3": (
+        TRAIN + " strategy=deepspeed deepspeed.stage=2 deepspeed.offload=all",
+        "only stage 3 moves weights to the host",
+    ),
+    "compiled stage 3": (
+        TRAIN + " strategy=deepspeed deepspeed.stage=3 compile=true",
+        "compile=true cannot be with deepspeed.stage = 3",
+    ),
+    "recomputed stage 3": (
+        TRAIN + " strategy=deepspeed deepspeed.stage=3 activation_checkpointing=true",
+        "activation_checkpointing=true cannot be with deepspeed.stage = 3",
+    ),
+    "recomputed batch normalisation": (
+        TRAIN + " model.norm=batch activation_checkpointing=true",
+        "cannot be with batch normalisation in unet",
+    ),
+    "a penalty under deepspeed": ("train wgan-gp strategy=deepspeed --out {out}", "pix2pix cannot run with deepspeed"),
+    "a penalty that is recomputed": (
+        "train wgan-gp activation_checkpointing=true --out {out}",
+        "pix2pix cannot run with activation_checkpointing",
+    ),
+    "synchronised statistics on a CPU": (TRAIN + " sync_batch_norm=true", "sync_batch_norm=true needs GPUs"),
+    "moved to the host on a CPU": (TRAIN + " strategy=fsdp fsdp.offload=true", "fsdp.offload=true needs GPUs"),
     "fp16 on a CPU": (TRAIN + " precision=fp16", "precision = 'fp16' needs a GPU"),
     "weights of another network": (TRAIN + " init.from={other}", "is from another network"),
     "weights of nothing": (TRAIN + " init.from={tmp}/nowhere", "{tmp}/nowhere is no run folder"),

@@ -2,6 +2,7 @@
 
 import math
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -385,3 +386,13 @@ def test_networks_that_no_machine_holds_are_refused(tmp_path: Path) -> None:
         ConfigError, match=r"the networks of unet have \d+ GiB of weights, and this machine has \d+ GiB"
     ):
         start.place(run, model, torch.device("cpu"))
+
+
+def test_deepspeed_that_is_not_installed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = tiny.run("unet", tmp_path, strategy="deepspeed")
+    start.build(run)
+    monkeypatch.setitem(sys.modules, "deepspeed", None)
+    with pytest.raises(
+        ConfigError, match="needs deepspeed, which is not installed: install it .* or use strategy=ddp or fsdp"
+    ):
+        start.build(run)
