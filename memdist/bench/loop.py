@@ -8,11 +8,13 @@ import platform
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from memdist import models
 from memdist.config import plain
@@ -40,8 +42,9 @@ def main(run: Any, *, steps: int) -> None:
             f"precision = {run.precision!r} cannot be measured against the bare loop, which is fp32; use fp32"
         )
     with tempfile.TemporaryDirectory(prefix="memdist-bench-") as folder:
-        session = _session(run, Path(folder))
-        strategy, settings = session.strategy, session.run
+        settings = quiet(run, Path(folder))
+        strategy = strategy_.make(settings)
+        session = opened(settings, Path(folder), Path(folder) / "run", strategy)
         with (
             # What a run says of its losses is no figure of this command's.
             contextlib.redirect_stdout(io.StringIO()),
@@ -57,14 +60,14 @@ def main(run: Any, *, steps: int) -> None:
             ) as batches,
         ):
             leg = loop.Leg(session, signals)
-            bare = _Bare(session)
-            _timed(lambda: leg.advance(batches), WARM, strategy.device)
-            _timed(bare.step, WARM, strategy.device)
+            bare = Bare(session)
+            timed(lambda: leg.advance(batches), WARM, strategy.device)
+            timed(bare.step, WARM, strategy.device)
             ours, theirs = [], []
             leg.waited = 0.0
             for _ in range(max(2, steps // BLOCK)):
-                ours.append(_timed(lambda: leg.advance(batches), BLOCK, strategy.device))
-                theirs.append(_timed(bare.step, BLOCK, strategy.device))
+                ours.append(timed(lambda: leg.advance(batches), BLOCK, strategy.device))
+                theirs.append(timed(bare.step, BLOCK, strategy.device))
             waited = leg.waited / sum(ours)
             leg.close()
     ratio = statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
@@ -82,11 +85,13 @@ def main(run: Any, *, steps: int) -> None:
     print(f"waiting for data: {100 * waited:.3f} % of a step")
 
 
-def _session(run: Any, folder: Path) -> start.Session:
-    """Open a run whose epoch outlasts the measurement, so that nothing is validated or saved in between."""
+def quiet(run: Any, folder: Path, batch: int | None = None) -> Any:
+    """Settings under which a step is a step and nothing else; `batch`: pictures of one, over all ranks, rather than the run's.
+
+    Where the run names no pictures, it gets example data in `folder`.
+    """
     raw = plain(run)
     if not sources.given(run.data):
-        example.make(folder / "data", max(2 * run.batch.size, 64), run.data.size, 0, 1)
         raw["data"] |= {
             "images": str(folder / "data" / "images"),
             "maps": str(folder / "data" / "maps"),
@@ -94,32 +99,55 @@ def _session(run: Any, folder: Path) -> start.Session:
         }
     raw["augment"] = {"flip": 0, "translation": 0, "cutout": 0, "colour": 0}
     raw["log"] |= {"tensorboard": False, "wandb": None}
-    raw["batch"]["micro"] = None
-    settings = models.resolve(raw)
-    strategy = strategy_.make(settings)
-    session = start.open_session(settings, folder / "run", strategy, start.build(settings), extend=False)
+    raw["checkpoint"]["every_minutes"] = 1e6
+    raw["batch"] = {"size": batch or run.batch.size, "micro": None}
+    return models.resolve(raw)
+
+
+def opened(settings: Any, folder: Path, out: Path, strategy: strategy_.Strategy, pairs: int = 0) -> start.Session:
+    """Open a run whose epoch outlasts the measurement, so that nothing is validated or saved in between.
+
+    Example data in `folder`, if that is what the settings name, is made first: so many pairs, or enough for a batch.
+    """
+    if str(settings.data.images) == str(folder / "data" / "images"):
+        count = pairs or enough(settings.batch.size)
+
+        def make() -> None:
+            example.make(folder / "data", count, settings.data.size, 0, 1)
+
+        strategy.first(make)
+    session = start.open_session(settings, out, strategy, start.build(settings), extend=False)
     session.data.rows["train"] = np.tile(session.data.rows["train"], 10_000)
     return session
 
 
-class _Bare:
+def enough(batch: int) -> int:
+    """Pairs of example data for batches of a size."""
+    return max(2 * batch, 64)
+
+
+class Bare:
     """A training loop as a person would write it for one script: index, loss, backward, step."""
 
-    def __init__(self, session: start.Session) -> None:
+    def __init__(self, session: start.Session, wrap: Callable[[nn.Module], nn.Module] = lambda net: net) -> None:
+        """Networks as the session has them; `wrap` is put around the one that moves, so that ranks share its gradient."""
         rows = np.unique(session.data.rows["train"])
         pixels, device = session.data.pixels, session.strategy.device
         self.images = torch.from_numpy(pixels.images[rows]).to(device)
         self.maps = torch.from_numpy(pixels.maps[rows]).to(device)
-        self.batch = session.run.batch.size
+        self.batch = session.run.batch.size // session.strategy.world
         # Weights and optimisers of its own: both loops train from the same start.
         self.stage, averages = start.place(session.run, session.model, device)
         start.dress(session.run, self.stage, averages, session.strategy)
         self.optimisers = {
             n: optim.make(list(net.parameters()), getattr(session.run.optim, n)) for n, net in self.stage.nets.items()
         }
+        # Another network is called bare meanwhile: its wrapper would wait for gradients that do not come.
+        self.nets = {name: {**self.stage.nets, name: wrap(net)} for name, net in self.stage.nets.items()}
         self.number = 0
 
     def step(self) -> None:
+        """Take one."""
         chosen = torch.randint(len(self.images), (self.batch,), device=self.images.device)
         image = self.images[chosen].float() / 127.5 - 1
         map_ = self.maps[chosen].float() / 127.5 - 1
@@ -130,13 +158,14 @@ class _Bare:
                 continue
             if len(self.stage.nets) > 1:
                 freeze(self.stage.nets, update.net)
-            update.loss(self.stage.nets, batch, scratch).value.backward()  # type: ignore[no-untyped-call]
+            update.loss(self.nets[update.net], batch, scratch).value.backward()  # type: ignore[no-untyped-call]
             self.optimisers[update.net].step()
             self.optimisers[update.net].zero_grad(set_to_none=True)
         self.number += 1
 
 
-def _timed(step: Any, count: int, device: torch.device) -> float:
+def timed(step: Callable[[], object], count: int, device: torch.device) -> float:
+    """Seconds of so many steps, until the device has done them."""
     before = time.perf_counter()
     for _ in range(count):
         step()

@@ -90,6 +90,27 @@ def bench_loop(
     loop.main(run, steps=steps)
 
 
+@bench.command("scale")
+def bench_scale(
+    config: Config = "quick/unet",
+    overrides: Overrides = None,
+    gpus: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="Ranks; default: one a GPU, or a CPU core, as far as the batch divides by them.",
+            show_default=False,
+        ),
+    ] = None,
+    steps: Annotated[int, typer.Option(min=1, help="Steps that each comparison rests on.")] = 200,
+) -> None:
+    """Measure ranks: ddp against a bare torch DDP loop, weak and strong scaling, each strategy in each precision."""
+    from memdist.bench import scale
+
+    scale.main(config, overrides or [], ranks=gpus, steps=steps)
+
+
 @bench.command("sample")
 def bench_sample(
     run: RunFolder,

@@ -31,14 +31,18 @@ def start(words: Sequence[str], ranks: int, restarts: int, device: str) -> int |
         if there == 0 and device == "auto":
             output.show(f"there is no GPU here: {_on_cpu(ranks)}")
         elif there < ranks:
-            have = f"{there} GPU{'s' if there != 1 else ''}" if there else "no GPU that torch can use"
-            raise ConfigError(
-                f"--gpus {ranks} cannot be: this machine has {have} (CUDA_VISIBLE_DEVICES counts); give at most as many, or "
-                "device=cpu"
-            )
+            raise too_many(ranks, there)
     if ranks == 1 and not restarts:
         return None
     return local.run(local.memdist(words), ranks, restarts=restarts)
+
+
+def too_many(ranks: int, there: int) -> ConfigError:
+    """What to say where more ranks are asked for than the machine has GPUs."""
+    have = f"{there} GPU{'s' if there != 1 else ''}" if there else "no GPU that torch can use"
+    return ConfigError(
+        f"--gpus {ranks} cannot be: this machine has {have} (CUDA_VISIBLE_DEVICES counts); give at most as many, or device=cpu"
+    )
 
 
 def check(ranks: int, device: str, environment: Mapping[str, str]) -> None:

@@ -42,6 +42,7 @@ COMMANDS = {
     "doctor": set(),
     "bench": set(),
     "bench loop": {"CONFIG", "KEY=VALUE", "--steps"},
+    "bench scale": {"CONFIG", "KEY=VALUE", "--gpus", "--steps"},
     "bench sample": {"RUN", "KEY=VALUE", "--split", "--images"},
 }
 
@@ -395,6 +396,16 @@ def test_bench_loop(room: Callable[..., Recorder], resolved: list[tuple[str, Any
     assert resolved == [("quick/unet", []), ("unet", ["device=cpu"])]
 
 
+def test_bench_scale(room: Callable[..., Recorder]) -> None:
+    scale = room("memdist.bench.scale")
+    assert run("bench", "scale") == 0
+    assert run("bench", "scale", "unet", "device=cpu", "--gpus", "4", "--steps", "10") == 0
+    assert scale.calls == [
+        ("main", ("quick/unet", []), {"ranks": None, "steps": 200}),
+        ("main", ("unet", ["device=cpu"]), {"ranks": 4, "steps": 10}),
+    ]
+
+
 # What a person reads
 
 
@@ -426,6 +437,7 @@ def test_bench_loop(room: Callable[..., Recorder], resolved: list[tuple[str, Any
         ["doctor", "now"],
         ["bench"],
         ["bench", "loop", "--steps", "0"],
+        ["bench", "scale", "--gpus", "0"],
     ],
 )
 def test_bad_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
