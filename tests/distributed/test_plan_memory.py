@@ -29,10 +29,9 @@ RUNS: dict[str, dict[str, Any]] = {
     },
 }
 CASES = [
-    *((name, "ddp", ranks) for name in RUNS for ranks in (1, 2)),
+    ("unet", "ddp", 1),
+    *((name, "ddp", 2) for name in RUNS),
     *(("unet", strategy, 2) for strategy in ("fsdp", "deepspeed 1", "deepspeed 2", "deepspeed 3")),
-    # Two networks, each with an engine and its buckets.
-    ("pix2pix", "deepspeed 3", 2),
 ]
 """Those beyond ddp hold the same of every model: weights are most of unet's and pix2pix's, so that they would show."""
 LARGER = {"data.size": 128, "batch.size": 32}
