@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import typer.main
 
-from memdist import __version__, cli
+from memdist import __version__, cli, plan
 from memdist.cli import arguments
 from memdist.errors import CheckpointError, ConfigError
 from memdist.predict.report import Report
@@ -141,7 +141,7 @@ def test_train_resolves_and_starts(
     loop = room("memdist.train.loop", 0)
     assert run("train", "unet", "seed=3", "optim.generator.lr=1e-4", "--out", "runs/a") == 0
     assert resolved == [("unet", ["seed=3", "optim.generator.lr=1e-4"])]
-    assert loop.calls == [("train", ("RUN", Path("runs/a")), {"extend": False})]
+    assert loop.calls == [("train", ("RUN", Path("runs/a")), {"extend": False, "look": plan.beforehand})]
     assert capsys.readouterr().out == ""
 
 
@@ -150,7 +150,7 @@ def test_flags_may_stand_anywhere(room: Callable[..., Recorder], resolved: list[
     loop = room("memdist.train.loop", 0)
     assert run("train", "--extend", "unet", "--out", "runs/a", "epochs=9") == 0
     assert resolved == [("unet", ["epochs=9"])]
-    assert loop.calls == [("train", ("RUN", Path("runs/a")), {"extend": True})]
+    assert loop.calls == [("train", ("RUN", Path("runs/a")), {"extend": True, "look": plan.beforehand})]
 
 
 @pytest.mark.parametrize("code", [0, 75])
@@ -176,7 +176,7 @@ def test_the_default_folder_is_named_after_the_configuration(
     start, loop = room("memdist.train.start", "FOLDER"), room("memdist.train.loop", 0)
     assert run("train", config, "seed=3") == 0
     assert start.calls == [("default_folder", (name, ["seed=3"], "RUN"), {})]
-    assert loop.calls == [("train", ("RUN", "FOLDER"), {"extend": False})]
+    assert loop.calls == [("train", ("RUN", "FOLDER"), {"extend": False, "look": plan.beforehand})]
 
 
 def test_a_dry_run_only_describes(
