@@ -89,10 +89,11 @@ def train(
 
         output.show(describe.describe(run, out, **({"world": gpus} if gpus else {})))
         return
+    from memdist import plan as planning
     from memdist.train import loop
 
     ends.trains(out)
-    raise typer.Exit(loop.train(run, out, extend=extend))
+    raise typer.Exit(loop.train(run, out, extend=extend, look=planning.beforehand))
 
 
 @app.command()

@@ -13,3 +13,24 @@ def warning(run: Any, world: int, device_memory: int) -> str | None:
     from memdist.plan import estimate
 
     return estimate.warning(run, world, device_memory)
+
+
+def beforehand(run: Any, device: Any) -> str | None:
+    """A sentence for a run that will not fit on the ranks that were started and the (torch) `device` of this one, or None.
+
+    One process on a CPU is not looked at: it may swap, and disturbs nobody's job.
+    """
+    import os
+
+    from memdist.launch import place
+
+    here = place.read(os.environ)
+    if device.type == "cuda":
+        import torch
+
+        memory = torch.cuda.mem_get_info(device)[0]  # what other processes have left
+    elif device.type == "cpu" and here.world > 1:
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // here.locals
+    else:
+        return None
+    return warning(run, here.world, memory)

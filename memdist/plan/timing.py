@@ -12,8 +12,7 @@ from memdist.distributed.single import Single
 from memdist.model import Model, Pair, Scratch
 from memdist.plan.gpus import Gpu
 from memdist.train import optim, start
-from memdist.train.footprint import Pass, blocks
-from memdist.train.live import compute_again
+from memdist.train.footprint import Pass
 
 UTILISATION = 0.3
 """Share of a GPU's nominal speed that convolutional networks reach: an assumption, which a timed step replaces."""
@@ -30,12 +29,12 @@ def measured(run: Any, model: Model, device: torch.device, micro: int) -> dict[s
     """Seconds a picture of each network's update on this machine's device, with random pictures; its optimiser's step counts."""
     strategy = Single(device, run.precision)
     stage, averages = start.place(run, model, device)
-    if run.activation_checkpointing:
-        for net in stage.nets.values():
-            for block in blocks(net):
-                compute_again(block, "cpu")
-    optimisers = {name: optim.make(net, getattr(run.optim, name)) for name, net in stage.nets.items()}
-    strategy.prepare(stage, optimisers, {name: getattr(run.optim, name).clip for name in stage.nets})
+    start.dress(run, stage, averages, strategy)
+    strategy.prepare(
+        stage,
+        lambda name, weights: optim.make(weights, getattr(run.optim, name)),
+        {name: getattr(run.optim, name).clip for name in stage.nets},
+    )
     data = run.data
     picture = torch.rand(micro, data.image_channels, data.size, data.size, device=device) * 2 - 1
     map_ = torch.rand(micro, data.map_channels, data.size, data.size, device=device) * 2 - 1

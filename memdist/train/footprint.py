@@ -44,7 +44,8 @@ class Size:
     scratch: int
     """Numbers that the optimiser's step takes meanwhile."""
     units: tuple[int, ...]
-    """Weights of its blocks, largest first; what is outside of all blocks is one more."""
+    """Weights of its blocks, largest first, what is outside of all blocks is one more; or all in one, if that is how they are
+    dealt out."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,13 +100,13 @@ def _pass(course: Course) -> Pass:
     )
 
 
-def size(net: nn.Module, settings: Optim, averaged: bool) -> Size:
-    """Sizes of a network under its optimiser."""
+def size(net: nn.Module, settings: Optim, averaged: bool, whole: bool = False) -> Size:
+    """Sizes of a network under its optimiser; `whole`: it is never parted into blocks."""
     count = sum(p.numel() for p in net.parameters())
     moments = _MOMENTS[settings.name] + (settings.name == "sgd" and settings.momentum > 0)
     foreach = settings.kernel == "foreach" or (settings.kernel == "auto" and settings.name == "adadelta")
     scratch = (_SCRATCH[settings.name] + (settings.weight_decay > 0)) * count if foreach else 0
-    inner = [sum(p.numel() for p in block.parameters()) for block in blocks(net)]
+    inner = [] if whole else [sum(p.numel() for p in block.parameters()) for block in blocks(net)]
     return Size(
         weights=count,
         buffers=sum(b.nbytes for b in net.buffers()),
@@ -127,7 +128,12 @@ class Footprint:
         self._found: dict[tuple[int, bool], tuple[Course, ...]] = {}
         stage = self._stage(False)
         self.sizes = {
-            name: size(net, getattr(run.optim, name), name in model.averaged() and run.ema.decay is not None)
+            name: size(
+                net,
+                getattr(run.optim, name),
+                name in model.averaged() and run.ema.decay is not None,
+                name in stage.twice,
+            )
             for name, net in stage.nets.items()
         }
 

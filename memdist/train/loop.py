@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from memdist import rundir
+import torch
+
+from memdist import output, rundir
 from memdist.augment import augment
 from memdist.data import loader as loader_
 from memdist.distributed import hang
@@ -24,10 +26,17 @@ from memdist.train.saving import Saver
 from memdist.train.signals import RESUME_ME, SAVE, STOP, Signals
 
 
-def train(run: Any, out: Path, *, extend: bool = False) -> int:
+def train(
+    run: Any,
+    out: Path,
+    *,
+    extend: bool = False,
+    look: Callable[[Any, torch.device], str | None] = lambda run, device: None,
+) -> int:
     """Train a run to its end, or until a signal; the exit code is 0 or RESUME_ME (75).
 
-    Raises MemdistError before anything is written for what cannot be trained.
+    The main process asks `look` for a sentence to say before pictures are decoded. Raises MemdistError before anything is
+    written for what cannot be trained.
     """
     with place.alike():
         model = start.build(run)
@@ -35,6 +44,7 @@ def train(run: Any, out: Path, *, extend: bool = False) -> int:
     try:
         with Signals() as signals, Ours(out, lambda: signals.wishes) as ours:
             strategy.first(ours.claim)
+            strategy.first(lambda: _tell(look(run, strategy.device)))
             session = start.open_session(run, out, strategy, model, extend=extend, hold=ours.hold)
             session.still_ours = ours.check
             code = go_on(session, signals)
@@ -43,6 +53,12 @@ def train(run: Any, out: Path, *, extend: bool = False) -> int:
             return code
     finally:
         strategy.close()
+
+
+def _tell(sentence: str | None) -> None:
+    if sentence is not None:
+        # What cannot be printed is no reason not to train.
+        output.console(needed=False).print(sentence, soft_wrap=True)
 
 
 def go_on(session: start.Session, signals: Signals) -> int:

@@ -58,7 +58,7 @@ TABLE: Mapping[str, Held] = {
         weights=_WHOLE, gradients=_SHARED, everyone=False, master=_SHARED, optimiser=_SHARED, averages=_SHARED
     ),
     "deepspeed 3": Held(
-        weights=_SHARED, gradients=_SHARED, everyone=False, master=_SHARED, optimiser=_SHARED, averages=_SHARED
+        weights=_SHARED, gradients=_SHARED, everyone=True, master=_SHARED, optimiser=_SHARED, averages=_SHARED
     ),
 }
 """By strategy, for DeepSpeed with its stage; "one" is a process alone, whatever its strategy is called."""
@@ -124,15 +124,17 @@ def one(
     master = sum(held.master.of(s.weights, world) for s in sizes.values())
     moments = sum(held.optimiser.of(s.moments * s.weights, world) for s in sizes.values())
     averages = sum(held.averages.of(s.weights, world) for s in sizes.values() if s.averaged)
+    buffers = sum(s.buffers * (1 + s.averaged) for s in sizes.values())
     bearing = sizes.values() if held.everyone else (moving,)
     gradients = sum(held.gradients.of(s.weights, world) for s in bearing)
-    buffers = sum(s.buffers * (1 + s.averaged) for s in sizes.values())
+    if way == "fsdp" and accumulations > 1:
+        gradients += moving.weights  # whole until the last micro-batch, whose gradients are shared out
     activations: float = taken.activations
-    if way == "one" and accumulations == 1:
+    if way in ("one", "deepspeed 1") and accumulations == 1:
         # Gradients grow while activations go, so that the two are never there whole at once.
         activations = max(0, taken.joint - FP32 * gradients)
-    step = held.optimiser.of(moving.scratch, world)
-    passing = max(_passing(way, sizes, moving), step - activations / FP32)
+    most = _most(way, sizes, moving, gradients, activations / FP32, world, accumulations)
+    passing = most - gradients - activations / FP32
     host = 0.0
     if offload != "none":
         host += master + moments
@@ -148,25 +150,47 @@ def one(
         gradients=FP32 * gradients,
         optimiser=FP32 * moments,
         averages=FP32 * averages,
-        passing=FP32 * max(0, passing),
+        passing=FP32 * passing,
         activations=activations + pictures,
         host=FP32 * host,
     )
 
 
-def _passing(way: str, sizes: Mapping[str, Size], moving: Size) -> float:
-    """Numbers that are whole for a moment while a pass computes."""
+def _most(
+    way: str,
+    sizes: Mapping[str, Size],
+    moving: Size,
+    gradients: float,
+    activations: float,
+    world: int,
+    accumulations: int,
+) -> float:
+    """Numbers beside what stays from step to step, at the worst of three moments: a pass, sharing gradients out, a step."""
+    share = moving.weights / world
+    scratch = TABLE[way].optimiser.of(moving.scratch, world)
+    bucket = min(REDUCE_BUCKET, moving.weights)
     largest = sorted((unit for s in sizes.values() for unit in s.units), reverse=True)
     match way:
         case "fsdp":  # the block at work and the one that is fetched, and a gradient before it is shared out
-            return sum(largest[:2]) + moving.units[0]
-        case "deepspeed 1" | "deepspeed 2":
-            return min(REDUCE_BUCKET, moving.weights)
+            work = activations + gradients + sum(largest[:2]) + moving.units[0]
+            return max(work, gradients + scratch)
+        case "deepspeed 1":
+            # Gradients stay where backward leaves them until all are there; beside them the bucket, which is allocated first.
+            # They move into it, and each sum over ranks makes a copy of it. The step makes one of the rank's share.
+            return max(bucket + gradients + activations, bucket + moving.weights, 2 * share + scratch)
+        case "deepspeed 2":
+            # Gradients move into the bucket as they come; those of the buckets and micro-batches before are there as shares.
+            before = share if bucket < moving.weights or accumulations > 1 else 0
+            return before + max(bucket + activations, 2 * bucket, 2 * share + scratch - before)
         case "deepspeed 3":
+            # Each network has its bucket all the time.
+            buckets = sum(min(REDUCE_BUCKET, s.weights) for s in sizes.values())
+            # All blocks are fetched ahead, and stay for backward; until the last is at work there is a copy as it was sent.
             gathered = min(LIVE, sum(s.weights for s in sizes.values()))
-            return gathered + min(REDUCE_BUCKET, moving.weights)
+            sent = min(LIVE, max(s.weights for s in sizes.values()))
+            return gradients + buckets + max(activations + gathered + sent, bucket, share + scratch)
         case _:
-            return 0
+            return gradients + max(activations, scratch)
 
 
 def offload(run: Any, way: str) -> Offload:

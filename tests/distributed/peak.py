@@ -17,7 +17,6 @@ import torch
 from memdist import models
 from memdist.data.loader import Loader
 from memdist.distributed import strategy as strategy_
-from memdist.distributed.single import Single
 from memdist.train import start
 from memdist.train import step as step_
 from tests.tiny import VARIANTS
@@ -56,15 +55,14 @@ def measure(raw: dict[str, Any], out: Path) -> None:
     """Write the peak of a run's steps."""
     strategy = strategy_.make(models.resolve(raw))
     cuda = strategy.device.type == "cuda"
-    # Imports, kernels and threads are no memory of a run's: a tiny one of the same model has them loaded.
+    # Imports, kernels and threads are no memory of a run's: a tiny one of the same model and strategy has them loaded.
     tiny = {
         **raw,
         "model": VARIANTS[raw["model"]["name"]]["model"],
         "batch": {"size": 2},
         "data": {**raw["data"], "size": 16},
     }
-    alone = Single(strategy.device, models.resolve(raw).precision)
-    steps(models.resolve(tiny), out.parent / f"tiny-{strategy.rank}", alone)
+    steps(models.resolve(tiny), out.parent / "tiny", strategy)
     gc.collect()
     if cuda:
         torch.cuda.synchronize()

@@ -2,6 +2,8 @@
 
 import copy
 import json
+import os
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,10 +12,10 @@ import yaml
 from rich.console import Console
 
 from memdist import cli, models, plan
-from memdist.errors import ConfigError
+from memdist.errors import ConfigError, MemdistError
 from memdist.plan import emit, estimate, gpus, table, timing, traffic
 from memdist.plan.estimate import Choice, Planner
-from memdist.train import start
+from memdist.train import loop, start
 from memdist.train.footprint import Footprint, Pass, Size
 from tests import tiny
 
@@ -242,6 +244,33 @@ def test_a_run_that_will_not_fit_is_warned_of() -> None:
     need = Planner(palette, start.build(palette), 1, "cpu", 2**40).need(Choice(way="one"), 100).total
     said = plan.warning(palette, 1, int((need + 2**29) / 0.95))
     assert said is not None and "batch.micro=64 would" in said
+
+
+def test_ranks_are_told_of_it_and_one_process_on_a_cpu_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    small = 2**29
+    monkeypatch.setattr(os, "sysconf", {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 2 * small // 4096}.__getitem__)
+    assert plan.beforehand(run(), torch.device("cpu")) is None
+    for key, value in {"RANK": 0, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2}.items():
+        monkeypatch.setenv(key, str(value))
+    assert plan.beforehand(run(), torch.device("cpu")) == plan.warning(run(), 2, small) is not None
+
+
+def test_of_a_gpu_counts_what_others_have_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (2**29, 2**36))
+    asked: list[tuple[int, int]] = []
+    monkeypatch.setattr(plan, "warning", lambda run, world, memory: asked.append((world, memory)))
+    plan.beforehand(run(), torch.device("cuda", 0))
+    assert asked == [(1, 2**29)]
+
+
+def test_training_says_it_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def look(run: Any, device: torch.device) -> str:
+        assert device.type == "cpu"
+        return "this run will not fit: it is too large"
+
+    with pytest.raises(MemdistError):
+        loop.train(run(data={"images": str(tmp_path / "none"), "maps": str(tmp_path / "none")}), tmp_path, look=look)
+    assert capsys.readouterr().out == "this run will not fit: it is too large\n"
 
 
 # Catalogue
