@@ -20,6 +20,7 @@ from memdist.distributed import hang
 from memdist.distributed.blocks import statistics
 from memdist.distributed.pieces import Begin, Pieces, Put
 from memdist.distributed.single import Single
+from memdist.launch import place
 
 CHUNK = 2**26
 """Bytes that are sent at once, at most."""
@@ -36,7 +37,7 @@ class Group(Single):
         # torch and DeepSpeed still call some collectives by names that torch 2.13 calls old.
         warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)
         backend = "nccl" if device.type == "cuda" else "gloo"
-        if "WORLD_SIZE" in os.environ:
+        if place.read(os.environ).world > 1:
             dist.init_process_group(backend, timeout=hang.timeout(hang_minutes))
         else:
             os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed asks
