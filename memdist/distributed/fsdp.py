@@ -97,7 +97,11 @@ class Fsdp(Group):
     def _agree_on_overflow(self, scaler: torch.amp.GradScaler, optimiser: torch.optim.Optimizer) -> None:
         # Each rank has looked at its share alone.
         for found in scaler._per_optimizer_states[id(optimiser)]["found_inf_per_device"].values():
-            dist.all_reduce(_local(found), op=dist.ReduceOp.MAX)
+            mine = _local(found)
+            # Of shares that are offloaded it lies on the host, where NCCL does not reach.
+            there = mine.to(self.device)
+            dist.all_reduce(there, op=dist.ReduceOp.MAX)
+            mine.copy_(there)
 
 
 def _local(tensor: Tensor) -> Tensor:

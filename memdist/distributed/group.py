@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pickle
+import sys
 import warnings
 from collections.abc import Callable
 from datetime import timedelta
@@ -19,6 +20,7 @@ from memdist.distributed import hang
 from memdist.distributed.blocks import statistics
 from memdist.distributed.pieces import Begin, Pieces, Put
 from memdist.distributed.single import Single
+from memdist.launch import place
 
 CHUNK = 2**26
 """Bytes that are sent at once, at most."""
@@ -35,7 +37,7 @@ class Group(Single):
         # torch and DeepSpeed still call some collectives by names that torch 2.13 calls old.
         warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)
         backend = "nccl" if device.type == "cuda" else "gloo"
-        if "WORLD_SIZE" in os.environ:
+        if place.read(os.environ).world > 1:
             dist.init_process_group(backend, timeout=hang.timeout(hang_minutes))
         else:
             os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed asks
@@ -146,9 +148,19 @@ class Group(Single):
         if failure is not None:
             raise failure
 
+    @property
+    def _fails(self) -> bool:
+        """Whether this rank is on its way out with an error of its own, while others may wait for it on their GPUs."""
+        error = sys.exc_info()[1]
+        return self.device.type == "cuda" and error is not None and not errors.is_shared(error)
+
     def close(self) -> None:
         """Leave the process group."""
         hang.stop()
+        if self._fails:
+            # NCCL's farewell waits for the other ranks, which wait for this one: nobody would hear of the error. The end of
+            # the process parts it from them.
+            return
         # A rank that is gone has said why; that it does not answer any more is no news.
         with contextlib.suppress(RuntimeError):
             self.settle()

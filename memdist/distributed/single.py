@@ -77,8 +77,8 @@ class Single:
                 # Like the weight in layout, so that fused kernels see what they saw before.
                 state = torch.zeros_like(weight, requires_grad=False)
             else:
-                # Step counts stay where they were.
-                state = torch.zeros(shape, device=self.device if fused else "cpu")
+                # Step counts stay where they were: beside the weight, which may be offloaded, or on the host.
+                state = torch.zeros(shape, device=weight.device if fused else "cpu")
             optimiser.state[weight][kind] = state
             pieces.fill({name: self._piece(state, weight)}, fetch)
 

@@ -219,6 +219,7 @@ def _device(run: Run) -> torch.device:
     with place.alike():
         device = device_of(run.device)
         check_precision(run.precision, device)
+        _check_ranks(run, device)
     if device.type == "cuda":
         # Before the first kernel runs: cuBLAS reads its variable once.
         if run.deterministic:
@@ -228,6 +229,20 @@ def _device(run: Run) -> torch.device:
         # torch itself would round the products of convolutions, and of nothing else.
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = run.precision == "tf32"
     return device
+
+
+def _check_ranks(run: Run, device: torch.device) -> None:
+    """Raise a ConfigError for a device that ranks cannot share, or cannot send anything from."""
+    here = place.read(os.environ)
+    if ":" in run.device and here.locals > 1:
+        raise ConfigError(
+            f"device = {run.device!r} is one GPU and {here.locals} processes were started on this machine: use device=cuda, "
+            "which gives each its own"
+        )
+    if device.type == "mps" and here.world > 1:
+        raise ConfigError(f"{here.world} processes cannot share a run on mps: start one, or use device=cpu")
+    if device.type == "mps" and run.strategy != "ddp":
+        raise ConfigError(f"strategy = {run.strategy!r} cannot run on mps: use strategy=ddp, or device=cpu")
 
 
 def freeze(nets: Mapping[str, nn.Module], net: str) -> None:

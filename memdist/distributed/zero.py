@@ -261,7 +261,7 @@ class Zero(Group):
 
     def close(self) -> None:
         """Leave the process group."""
-        for engine in self._engines.values():
+        for engine in () if self._fails else self._engines.values():
             engine.destroy()
         super().close()
 

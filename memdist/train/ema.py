@@ -35,7 +35,7 @@ class Averages:
 
     def part(self) -> None:
         """Called before a strategy deals out the weights: remember what the networks look like that predict."""
-        self._shells = {n: copy.deepcopy(self.nets.get(n, net)).eval().to("meta") for n, net in self._live.items()}
+        self._shells = {name: _shell(self.nets.get(name, net)) for name, net in self._live.items()}
 
     def deal_out(self, strategy: Strategy) -> None:
         """Keep of each average the stretches that the strategy lets this rank keep of the weights."""
@@ -122,3 +122,10 @@ def kept(net: nn.Module) -> dict[str, Tensor]:
     """A network's buffers that checkpoints keep, by name."""
     named = dict(net.named_buffers())
     return {key: named[key] for key in net.state_dict() if key in named}
+
+
+def _shell(net: nn.Module) -> nn.Module:
+    """A copy of a network without values; none is made on the way, as the device may have no room for one more."""
+    given = {id(p): nn.Parameter(torch.empty_like(p, device="meta"), p.requires_grad) for p in net.parameters()}
+    given |= {id(buffer): torch.empty_like(buffer, device="meta") for buffer in net.buffers()}  # type: ignore[misc]
+    return copy.deepcopy(net, given).eval()

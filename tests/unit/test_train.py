@@ -17,7 +17,7 @@ from memdist import config, models, rundir
 from memdist.data.cache import Pixels
 from memdist.distributed import strategy as strategy_
 from memdist.distributed.single import Single
-from memdist.errors import CheckpointError, ConfigError
+from memdist.errors import CheckpointError, ConfigError, is_shared
 from memdist.model import Loss, Pair, Stage, Update
 from memdist.train import checkpoint, optim, restore, rollback, score, select, start, trivial
 from memdist.train.ema import Averages
@@ -128,6 +128,16 @@ def test_each_rank_has_a_gpu_of_its_own(on_a_gpu: None, monkeypatch: pytest.Monk
         strategy_.device_of("auto")
     with pytest.raises(ConfigError, match="'cuda:5' is not on this machine"):
         strategy_.device_of("cuda:5")
+
+
+def test_ranks_do_not_share_one_gpu(on_a_gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    for key, value in {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(key, value)
+    with pytest.raises(
+        ConfigError, match="'cuda:0' is one GPU and 2 processes were started .* use device=cuda"
+    ) as caught:
+        strategy_.make(models.resolve({"model": "unet", "device": "cuda:0"}))
+    assert is_shared(caught.value)
 
 
 # Averages
