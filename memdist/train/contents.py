@@ -7,7 +7,7 @@ stretches that it holds, and reads back those that it is to hold.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +41,18 @@ def everything(stage: Stage, averages: Averages, strategy: Strategy) -> dict[str
     return {f"{file}:{name}": piece for file, part in files.items() for name, piece in part.items()}
 
 
-def write(run: Path, step: int, copies: Pieces, strategy: Strategy, state: Mapping[str, Any]) -> None:
-    """Write a checkpoint of copies of `everything`, whole or not at all; all ranks call it, and the main one writes."""
+def write(
+    run: Path,
+    step: int,
+    copies: Pieces,
+    strategy: Strategy,
+    state: Mapping[str, Any],
+    still_ours: Callable[[], None] = lambda: None,
+) -> None:
+    """Write a checkpoint of copies of `everything`, whole or not at all; all ranks call it, and the main one writes.
+
+    It asks `still_ours` at the end, which raises where the folder has come to be another process's meanwhile.
+    """
     if not strategy.main:
         strategy.collect(copies, _never)
         return
@@ -62,6 +72,7 @@ def write(run: Path, step: int, copies: Pieces, strategy: Strategy, state: Mappi
 
         strategy.collect(copies, begin)
         files.close()  # before the folder is sealed
+        still_ours()
 
 
 def _never(_: Kinds) -> Put:

@@ -84,7 +84,7 @@ class Ledger:
         step, out = session.step, session.out
 
         def write(copies: Pieces) -> None:
-            contents.write(out, step, copies, strategy, state)
+            contents.write(out, step, copies, strategy, state, lambda: session.still_ours())
             if strategy.main:
                 session.saved = True
                 # Writing it may have taken so long that another process has followed: the others are its own now.

@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -167,16 +168,22 @@ def test_a_run_that_was_taken_over_writes_no_more(data: Path, tmp_path: Path, mo
     run = tmp_path / "run"
     before: dict[Path, bytes] = {}
 
+    def there() -> dict[Path, bytes]:
+        return {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+
     def take_over() -> None:
+        for thread in threading.enumerate():
+            if thread.name == "checkpoint":  # what it writes is from before
+                thread.join()
         record = (run / ".lock.1").read_bytes().replace(b'"pid": ', b'"pid": 9')
         (run / ".lock.2").write_bytes(record)
         (run / ".lock.1").unlink()
-        before.update({path: path.read_bytes() for path in run.rglob("*") if path.is_file()})
+        before.update(there())
 
     at_step(monkeypatch, 7, take_over)
     with pytest.raises(CheckpointError, match=r"process 9\d+ on .* has taken .* over, as this process showed no life"):
         loop.train(tiny.run("unet", data, **{"checkpoint.every_minutes": 1e-9}), run)
-    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+    assert there() == before
 
 
 def test_a_full_disk_ends_tensorboard_with_one_warning(

@@ -105,6 +105,21 @@ def test_a_second_request_waits_for_the_first(leg: Leg, gate: threading.Event) -
     assert checkpoint.steps(leg.session.out) == [2, 3]
 
 
+def test_what_is_under_way_is_dropped_where_another_process_follows(leg: Leg, gate: threading.Event) -> None:
+    def gone() -> None:
+        raise CheckpointError("process 9 on node7 has taken it over")
+
+    with leg.loader() as loader:
+        for _ in range(2):
+            leg.advance(loader)
+            leg.save()
+        leg.session.still_ours = gone
+        gate.set()
+        with pytest.raises(CheckpointError, match="taken it over"):
+            leg.saver.wait()
+    assert [path.name for path in checkpoint.folder(leg.session.out, 1).parent.iterdir()] == ["0000000001"]
+
+
 def test_a_disk_that_is_full_leaves_the_checkpoint_before(leg: Leg, monkeypatch: pytest.MonkeyPatch) -> None:
     with leg.loader() as loader:
         leg.advance(loader)
