@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from memdist import cli, locks, process, rundir
 from memdist.errors import CheckpointError
-from memdist.train import checkpoint, evaluate, loop, whole
+from memdist.train import checkpoint, contents, evaluate, loop, whole
 from memdist.train import step as step_
 from tests import tiny
 from tests.faults.asking import outcome
@@ -295,13 +295,13 @@ def test_who_was_followed_meanwhile_removes_nothing(
     if when == "within a checkpoint":
         shutil.rmtree(checkpoint.folder(run, LAST))
         checkpoint.save(run, LAST, {}, {}, {})  # set aside as torn
-        save = checkpoint.save
+        write = contents.write
 
         def slowly(*rest: Any) -> None:
-            save(*rest)
+            write(*rest)
             follow()
 
-        monkeypatch.setattr(checkpoint, "save", slowly)
+        monkeypatch.setattr(contents, "write", slowly)
     else:
         run_of = loop.Leg.run
 
