@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import warnings
 from collections.abc import Iterator
 
@@ -10,6 +11,8 @@ import torch
 from torch import nn
 
 from memdist.distributed.group import Group
+
+_NOT_THEIRS = ("ACCELERATE_USE_", "ACCELERATE_DYNAMO_", "ACCELERATE_MIXED_PRECISION", "ACCELERATE_GRADIENT_")
 
 
 class Ddp(Group):
@@ -22,6 +25,9 @@ class Ddp(Group):
         from accelerate.state import AcceleratorState
         from accelerate.utils import DistributedDataParallelKwargs
 
+        # `accelerate launch` hands on what a configuration file says of strategy, precision and compiler: here the run says it.
+        for key in [key for key in os.environ if key.startswith(_NOT_THEIRS)]:
+            del os.environ[key]
         AcceleratorState._reset_state(reset_partial_state=True)  # of a group that this process has left
         # Mixed precision is ours: Accelerate shares one loss scaler between all optimisers. Buffers are averaged in
         # `finish_step`: broadcasting them in forward would change saved tensors of an earlier forward of the same step.

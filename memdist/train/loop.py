@@ -88,7 +88,8 @@ class Leg:
         self.pairs = len(session.data.rows["train"])
         self.saved = time.monotonic()
         self.asked, self.waited = False, 0.0
-        self.sums = step.Sums()
+        self.micro = start.micro_batch(run, self.strategy.world, self.pairs)
+        self.sums = step.Sums(run.batch.size // (self.micro * self.strategy.world))
         self.ledger = Ledger(session)
         self.saver = Saver(self.strategy.device)
         self.strategy.first(self.ledger.open)
@@ -151,7 +152,7 @@ class Leg:
             session.data.rows["train"],
             seed=settings.seed,
             batch_size=settings.batch.size,
-            micro=start.micro_batch(settings, strategy.world, self.pairs),
+            micro=self.micro,
             rank=strategy.rank,
             world=strategy.world,
             device=strategy.device,

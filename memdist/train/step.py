@@ -18,8 +18,9 @@ from memdist.train.start import Session
 class Sums:
     """Training losses, summed on the device and fetched once per log interval."""
 
-    def __init__(self) -> None:
-        """Empty."""
+    def __init__(self, micros: int = 1) -> None:
+        """Empty; a rank takes a step in so many micro-batches."""
+        self._micros = micros
         self._totals: dict[str, Tensor] = {}
         self._counts: dict[str, int] = {}
 
@@ -45,7 +46,8 @@ class Sums:
         totals = (
             torch.stack([self._totals[n] for n in names])[None] if names else torch.zeros(1, 0, device=strategy.device)
         )
-        return {"names": names, "counts": [self._counts[n] for n in names], "totals": strategy.gather(totals).tolist()}
+        counts = [self._counts[n] for n in names]
+        return {"names": names, "counts": counts, "totals": strategy.gather(totals).tolist(), "micros": self._micros}
 
     def load(self, state: Mapping[str, Any], strategy: strategy_.Strategy) -> None:
         """Restore a rank's own sums, or, at another world size, their mean."""
@@ -55,8 +57,11 @@ class Sums:
             if len(ranks) == strategy.world
             else [sum(c) / len(ranks) for c in zip(*ranks, strict=True)]
         )
-        self._totals = {n: torch.tensor(v, device=strategy.device) for n, v in zip(state["names"], mine, strict=True)}
-        self._counts = dict(zip(state["names"], state["counts"], strict=True))
+        # A step that was taken in other micro-batches is to weigh as much as one that follows.
+        before = state.get("micros", self._micros)  # an older memdist did not keep it
+        scaled = [value * (self._micros / before) for value in mine]
+        self._totals = {n: torch.tensor(v, device=strategy.device) for n, v in zip(state["names"], scaled, strict=True)}
+        self._counts = {n: c * self._micros // before for n, c in zip(state["names"], state["counts"], strict=True)}
 
 
 def take_step(session: Session, micros: Sequence[Pair], sums: Sums) -> None:

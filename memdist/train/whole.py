@@ -253,7 +253,8 @@ def _sums(sums: Any) -> bool:
         for rank in totals
     )
     words = all(isinstance(name, str) for name in names) and len(counts) == len(names)
-    return bool(totals) and whole and words and all(_count(count) for count in counts)
+    micros = sums.get("micros", 1)
+    return bool(totals) and whole and words and all(map(_count, counts)) and _count(micros) and micros > 0
 
 
 def _count(value: Any) -> bool:

@@ -28,6 +28,9 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("job")
     tiny.data(folder / "data")
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "MEMDIST_TEST_FP16_ON_CPU": "1"}
+    environment["ACCELERATE_DYNAMO_BACKEND"] = (
+        "EAGER"  # of a configuration file of Accelerate's, which decides on nothing here
+    )
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     command += ["-m", "tests.distributed.two_ranks", str(folder)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=500)

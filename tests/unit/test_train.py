@@ -20,6 +20,7 @@ from memdist.distributed.single import Single
 from memdist.errors import CheckpointError, ConfigError, is_shared
 from memdist.model import Loss, Pair, Stage, Update
 from memdist.train import checkpoint, optim, restore, rollback, score, select, start, trivial
+from memdist.train import step as step_
 from memdist.train.ema import Averages
 from memdist.train.select import Selection
 from tests import tiny
@@ -406,3 +407,17 @@ def test_deepspeed_that_is_not_installed_is_named(tmp_path: Path, monkeypatch: p
         ConfigError, match="needs deepspeed, which is not installed: install it .* or use strategy=ddp or fsdp"
     ):
         start.build(run)
+
+
+def test_steps_weigh_alike_whatever_micro_batches_they_were_taken_in() -> None:
+    strategy = Single(torch.device("cpu"), "fp32")
+    before, after = step_.Sums(4), step_.Sums(2)
+    for value in (1.0, 2.0, 3.0, 4.0):
+        before.add({"loss": torch.tensor(value)})
+    state = before.state(strategy)
+    after.load(state, strategy)
+    for value in (10.0, 20.0):
+        after.add({"loss": torch.tensor(value)})
+    assert after.fetch(strategy) == {"loss": (2.5 + 15) / 2}
+    before.load(state, strategy)
+    assert before.state(strategy) == state
