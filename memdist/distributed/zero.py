@@ -197,8 +197,12 @@ class Zero(Group):
 
     def _gather_small(self, net: str) -> None:
         """Under stage 3 small weights stay gathered from step to step: they are gathered anew from what has changed."""
-        small = self._engines[net].optimizer.persistent_parameters if self._settings.stage == 3 else ()
-        if small:
+        if self._settings.stage < 3:
+            return
+        optimiser = self._engines[net].optimizer
+        # What is gathered already would stay as it was.
+        optimiser._partition_all_parameters()
+        if small := optimiser.persistent_parameters:
             small[0].all_gather(small)
 
     def weight_norm(self, net: str, module: nn.Module) -> Tensor:

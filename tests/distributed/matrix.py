@@ -1,6 +1,8 @@
 """What `test_matrix.py` looks at: runs of every strategy and world, and checkpoints that move between them."""
 
+import contextlib
 import hashlib
+import io
 import shutil
 import sys
 from collections.abc import Callable
@@ -11,8 +13,10 @@ import torch
 
 from memdist import rundir
 from memdist.distributed import strategy as strategy_
-from memdist.train import checkpoint, contents, start, whole
+from memdist.train import checkpoint, contents, loop, rollback, start, whole
 from memdist.train.saving import Saver
+from memdist.train.signals import Signals
+from memdist.train.watch import Verdict
 from tests import tiny
 from tests.distributed import worlds
 
@@ -76,10 +80,35 @@ def exact(folder: Path) -> list[Scenario]:
     for mode, (variant, settings, ways) in MODES.items():
         for way in ways:
             add(name(mode, way), variant, way, 2, **settings)
+    for way in ("ddp", *TWO):
+
+        def back(rank: int, way: str = way) -> Any:
+            run = worlds.settings("palette", folder, way, **{"log.every": 1, "on_divergence": "rollback"})
+            return begun_again(run, folder / "runs" / name("back", way))
+
+        found.append((name("back", way), 2, back))
     add(name("fsdp-alone"), "palette", "fsdp", 1, **{"batch.micro": 1})
     add(name("zero-alone"), "palette", "zero2", 1, **{"batch.micro": 1})
     add(name("dropout"), "unet dropout", "ddp", 2)
     return found
+
+
+def begun_again(run: Any, out: Path) -> dict[str, Any]:
+    """Three steps, and the same again from the start."""
+    strategy = strategy_.make(run)
+    try:
+        with Signals() as signals, contextlib.redirect_stdout(io.StringIO()):
+            session = start.open_session(run, out, strategy, start.build(run), extend=False)
+            for _ in range(2):
+                with contextlib.closing(loop.Leg(session, signals)) as leg, leg.loader() as loader:
+                    while session.step < 3:
+                        leg.advance(loader)
+                    strategy.settle()
+                done = session.step
+                rollback.go_back(session, Verdict(what="it is tried", net="denoiser", step=3, since=1))
+        return {"step": done}
+    finally:
+        strategy.close()
 
 
 def moving(folder: Path) -> list[Scenario]:

@@ -86,6 +86,15 @@ def test_modes_are_alike_in_every_strategy(mode: str, way: str, exact: Path) -> 
         alike(shared, plain)
 
 
+@pytest.mark.parametrize("way", TWO)
+def test_what_goes_back_to_the_start_begins_with_its_weights(way: str, exact: Path) -> None:
+    ours, theirs = (
+        [line for line in lines(exact / "runs" / name("back", of)) if "rollback" not in line] for of in (way, "ddp")
+    )
+    assert told(exact, name("back", way))["step"] == 3
+    alike(ours, theirs)
+
+
 @pytest.mark.parametrize("label", ["fsdp-alone", "zero-alone"])
 def test_a_strategy_works_on_one_rank(label: str, exact: Path) -> None:
     assert told(exact, label)["step"] == 20
