@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -19,8 +19,8 @@ from memdist.distributed import pieces
 from memdist.distributed.blocks import blocks
 from memdist.distributed.group import Group
 from memdist.distributed.pieces import Piece
-from memdist.distributed.strategy import Stepped, norm
-from memdist.model import Update
+from memdist.distributed.strategy import Make, Stepped, norm
+from memdist.model import Stage, Update
 
 
 class Fsdp(Group):
@@ -40,6 +40,8 @@ class Fsdp(Group):
         warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor", UserWarning)
         self._offload = offload
         self._gathered: list[Any] = []
+        self._places: dict[int, tuple[tuple[int, ...], int]] = {}
+        self._dealt: dict[str, dict[str, nn.Parameter]] = {}
         self._mesh = init_device_mesh(device.type, (self.world,))
 
     def _wrap(self, net: nn.Module, *, whole: bool) -> nn.Module:
@@ -63,48 +65,61 @@ class Fsdp(Group):
         with self.autocast():
             yield
 
+    def prepare(self, stage: Stage, make: Make, clips: Mapping[str, float | None]) -> None:
+        """Take over networks that are already on the device, and make their optimisers."""
+        self._gathered, self._places = [], {}
+        super().prepare(stage, make, clips)
+        self._dealt = {name: dict(net.named_parameters()) for name, net in self._bare.items()}
+
+    def _moved(self, net: nn.Module) -> dict[str, nn.Parameter]:
+        """Plain tensors that share their memory with this rank's shares: not every fused optimiser takes others."""
+        found: dict[str, nn.Parameter] = {}
+        for key, dealt in net.named_parameters():
+            share: Tensor = dealt.to_local().detach()  # type: ignore[attr-defined]
+            # `fully_shard` deals out the first axis in shares of one size, the last ones smaller or empty: stretches of rows.
+            rows = -(-dealt.shape[0] // self.world)
+            per_row = dealt.numel() // dealt.shape[0]
+            found[key] = nn.Parameter(share)
+            self._places[id(found[key])] = (tuple(dealt.shape), min(self.rank * rows, dealt.shape[0]) * per_row)
+        return found
+
+    def _shape(self, weight: nn.Parameter) -> tuple[int, ...]:
+        return self._places[id(weight)][0]
+
+    def _piece(self, value: Tensor, weight: nn.Parameter) -> Piece:
+        if value.shape != weight.shape:
+            return pieces.whole(value)
+        shape, start = self._places[id(weight)]
+        return Piece(shape, start, value.detach())
+
     def step(self, update: Update) -> Stepped:
         """Unscale, clip, step, zero, `after`; what was kept whole for a second differentiation is dealt out again before."""
         for net in self._gathered:
             net.reshard()
+        for key, dealt in self._dealt[update.net].items():
+            gradient: Any = dealt.grad
+            self._weights[update.net][key].grad = None if gradient is None else gradient.to_local()
+            dealt.grad = None
         return super().step(update)
-
-    def _piece(self, value: Tensor, weight: nn.Parameter) -> Piece:
-        from torch.distributed.tensor import DTensor
-
-        if not isinstance(value, DTensor):
-            return pieces.whole(value)
-        local = value.to_local().detach()
-        # `fully_shard` deals out the first axis in shares of one size, the last ones smaller or empty: stretches of rows.
-        rows = -(-value.shape[0] // self.world)
-        per_row = value.numel() // value.shape[0]
-        return Piece(tuple(value.shape), min(self.rank * rows, value.shape[0]) * per_row, local)
 
     def weight_norm(self, net: str, module: nn.Module) -> Tensor:
         """L2 norm of all weights of a network."""
         return self._norm([piece.values for piece in self.weights(net).values()])
 
     def _norm(self, gradients: list[Tensor]) -> Tensor:
-        own = [share for share in map(_local, gradients) if share.numel()]
+        own = [share for share in gradients if share.numel()]
         square = norm(own).square().to(self.device) if own else torch.zeros((), device=self.device)
         dist.all_reduce(square)
         return square.sqrt()
 
     def _clip(self, parameters: list[nn.Parameter], clip: float, size: Tensor) -> None:
-        own = [_local(p.grad) for p in parameters if p.grad is not None]
+        own = [p.grad for p in parameters if p.grad is not None]
         torch._foreach_mul_(own, (clip / (size + 1e-6)).clamp(max=1).to(own[0].device))
 
     def _agree_on_overflow(self, scaler: torch.amp.GradScaler, optimiser: torch.optim.Optimizer) -> None:
         # Each rank has looked at its share alone.
         for found in scaler._per_optimizer_states[id(optimiser)]["found_inf_per_device"].values():
-            mine = _local(found)
             # Of shares that are offloaded it lies on the host, where NCCL does not reach.
-            there = mine.to(self.device)
+            there = found.to(self.device)
             dist.all_reduce(there, op=dist.ReduceOp.MAX)
-            mine.copy_(there)
-
-
-def _local(tensor: Tensor) -> Tensor:
-    from torch.distributed.tensor import DTensor
-
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+            found.copy_(there)

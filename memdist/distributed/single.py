@@ -44,13 +44,21 @@ class Single:
         self._wrapped, self._weights, self.optimisers = {}, {}, {}
         for name, net in self._bare.items():
             self._wrapped[name] = self._wrap(net, whole=name in stage.twice)
-            self._weights[name] = dict(net.named_parameters())
+            self._weights[name] = self._moved(net)
             self.optimisers[name] = make(name, list(self._weights[name].values()))
         if self.precision == "fp16":
             self._scalers = {name: torch.amp.GradScaler(self.device.type) for name in self._bare}
 
     def _wrap(self, net: nn.Module, *, whole: bool) -> nn.Module:
         return net
+
+    def _moved(self, net: nn.Module) -> dict[str, nn.Parameter]:
+        """What the optimiser of a wrapped network moves, by parameter."""
+        return dict(net.named_parameters())
+
+    def _shape(self, weight: nn.Parameter) -> tuple[int, ...]:
+        """Shape of the whole parameter of which the optimiser moves `weight`."""
+        return tuple(weight.shape)
 
     def weights(self, net: str) -> Pieces:
         """What this rank holds of a network's fp32 weights, by parameter."""
@@ -73,7 +81,7 @@ class Single:
         for name, shape in stored.items():
             kind, _, key = name.partition("/")
             weight = weights[key]
-            if shape == tuple(weight.shape):
+            if shape == self._shape(weight):
                 # Like the weight in layout, so that fused kernels see what they saw before.
                 state = torch.zeros_like(weight, requires_grad=False)
             else:

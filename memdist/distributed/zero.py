@@ -61,9 +61,9 @@ class Zero(Group):
         if device.type == "cpu":
             os.environ["DS_ACCELERATOR"] = "cpu"
         super().__init__(device, precision, hang_minutes)
-        _quiet()
         import deepspeed
 
+        _quiet()
         if device.type == "cpu":
             # An extension that would be compiled first; gloo does without.
             deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
@@ -284,4 +284,6 @@ def _forget() -> None:
 
 def _quiet() -> None:
     """What DeepSpeed says of itself at each start is for its developers."""
-    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    from deepspeed.utils.logging import logger
+
+    logger.setLevel(logging.ERROR)
