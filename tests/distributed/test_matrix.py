@@ -33,7 +33,8 @@ def told(folder: Path, label: str, rank: int = 0) -> Any:
 
 def lines(out: Path, first: int = 0) -> list[dict[str, float]]:
     """Lines of training losses from a step on, without norms."""
-    kept = [line for line in rundir.read_lines(out / rundir.METRICS) if "val/l1" not in line and line["step"] > first]
+    read = (line for line in rundir.read_lines(out / rundir.METRICS) if not any(key.startswith("val/") for key in line))
+    kept = [line for line in read if line["step"] > first]
     return [{key: value for key, value in line.items() if "_norm/" not in key} for line in kept]
 
 
