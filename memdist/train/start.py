@@ -128,9 +128,7 @@ def build(run: Any) -> Model:
         if setting in wanted:
             raise ConfigError(f"{run.model.name} cannot run with {setting}: {why}")
     if run.activation_checkpointing:
-        with torch.device("meta"):
-            for name, net in restore.model_of(run).stage().nets.items():
-                blocks.check(name, net)
+        check_recomputing(run)
     select.check(run.select, model.scores)
     report.check(run.log)
     fixations.check(run.data.fixations)
@@ -138,6 +136,13 @@ def build(run: Any) -> Model:
     model.check(Sampling(sampler=run.validate_.sampler, steps=run.validate_.steps))
     model.check(Sampling(sampler=run.eval.sampler, steps=run.eval.steps))
     return model
+
+
+def check_recomputing(run: Any) -> None:
+    """Raise a ConfigError where the blocks of a run's networks cannot be computed again in backward."""
+    with torch.device("meta"):
+        for name, net in restore.model_of(run).stage().nets.items():
+            blocks.check(name, net)
 
 
 def micro_batch(run: Run, world: int, pairs: int) -> int:
