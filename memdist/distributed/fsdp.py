@@ -38,6 +38,8 @@ class Fsdp(Group):
         super().__init__(device, precision, hang_minutes)
         # No network here changes what a block gave in place.
         warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor", UserWarning)
+        # Blocks come to the device one by one as they are dealt out: no rank needs room there for all of a network.
+        self.home = torch.device("cpu")
         self._offload = offload
         self._gathered: list[Any] = []
         self._places: dict[int, tuple[tuple[int, ...], int]] = {}

@@ -23,7 +23,7 @@ class Single:
 
     def __init__(self, device: torch.device, precision: str) -> None:
         """Compute on `device` in fp32, tf32, bf16 or fp16 (checked by `strategy.check_precision`)."""
-        self.device = device
+        self.device = self.home = device
         self.precision = precision
         self._bare: dict[str, nn.Module] = {}
         self._wrapped: dict[str, nn.Module] = {}

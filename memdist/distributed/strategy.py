@@ -39,6 +39,8 @@ class Strategy(Protocol):
     """What the loop asks of a way of sharing a step; nothing else of it is known above."""
 
     device: torch.device
+    home: torch.device
+    """Where networks are built that `prepare` takes over: the device, or the host where it deals them out to the device."""
     rank: int
     world: int
     shares: bool

@@ -61,7 +61,8 @@ def deepspeed(plan: Plan) -> dict[str, Any]:
     zero: dict[str, Any] = {
         "stage": settings.stage,
         "contiguous_gradients": True,
-        "overlap_comm": True,
+        # A second bucket, which is not counted in plans.
+        "overlap_comm": False,
         "reduce_bucket_size": bucket,
         "allgather_bucket_size": bucket,
     }

@@ -159,9 +159,15 @@ class Planner:
 
     def dearer(self) -> list[Choice]:
         """What takes less memory than any of `choices`, and more time; the cheapest first."""
-        again = [Choice(way=c.way, offload=c.offload, checkpointing=True) for c in self.choices()]
+        # Stage 3 gathers weights between the layers of a block, and cannot compute it again.
+        again = [
+            Choice(way=c.way, offload=c.offload, checkpointing=True) for c in self.choices() if c.way != "deepspeed 3"
+        ]
         further = [("deepspeed 2", "optimizer"), ("fsdp", "all"), ("deepspeed 3", "all")]
-        return again + [Choice(way=way, offload=offload, checkpointing=True) for way, offload in further]  # type: ignore[arg-type]
+        return again + [
+            Choice(way=way, offload=offload, checkpointing=way != "deepspeed 3")  # type: ignore[arg-type]
+            for way, offload in further
+        ]
 
     def row(self, choice: Choice, micro: int) -> Row:
         """Memory of one strategy, and the micro-batch that should be set."""
@@ -199,7 +205,11 @@ def plan(run: Any, *, world: int, gpu: str, box: int, timed: bool = True) -> Pla
         steps = loader_.epoch_end(run.epochs, train, run.batch.size)
     micro = start.micro_batch(run, world, train)
     planner = Planner(run, model, world, own, kind.memory, pairs)
-    refused = model.refuses()
+    refused = dict(model.refuses())
+    try:
+        start.check_recomputing(run)
+    except ConfigError as error:
+        refused["activation_checkpointing"] = str(error)
     rows = [
         Row(choice=choice, refused=why) if (why := _refusal(choice, refused)) else planner.row(choice, micro)
         for choice in planner.choices()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -162,8 +163,12 @@ class Leg:
     def close(self) -> None:
         """Let a checkpoint that is under way end; end the report, and close the line files."""
         hang.rest()
+        flying = sys.exc_info()[1]
         try:
             self.saver.wait()
+        except MemdistError:
+            if flying is None:  # else it must not hide what went wrong first
+                raise
         finally:
             self.report.close()
             self.ledger.close()

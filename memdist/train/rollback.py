@@ -119,7 +119,7 @@ def _way_back(session: start.Session, verdict: Verdict, told: list[str]) -> int:
 def _begin_again(session: start.Session) -> None:
     """What a new run starts with, in the networks that are there: a strategy has wrapped them."""
     run = session.run
-    stage, averages = start.place(run, session.model, session.strategy.device)
+    stage, averages = start.place(run, session.model, session.strategy.device, home=session.strategy.home)
     if run.init.from_ is not None:
         restore.start_from(run.init.from_, stage.nets, averages.nets)
     contents.take_weights(session.stage, session.strategy, pieces.of_nets(stage.nets))

@@ -128,9 +128,7 @@ def build(run: Any) -> Model:
         if setting in wanted:
             raise ConfigError(f"{run.model.name} cannot run with {setting}: {why}")
     if run.activation_checkpointing:
-        with torch.device("meta"):
-            for name, net in restore.model_of(run).stage().nets.items():
-                blocks.check(name, net)
+        check_recomputing(run)
     select.check(run.select, model.scores)
     report.check(run.log)
     fixations.check(run.data.fixations)
@@ -138,6 +136,13 @@ def build(run: Any) -> Model:
     model.check(Sampling(sampler=run.validate_.sampler, steps=run.validate_.steps))
     model.check(Sampling(sampler=run.eval.sampler, steps=run.eval.steps))
     return model
+
+
+def check_recomputing(run: Any) -> None:
+    """Raise a ConfigError where the blocks of a run's networks cannot be computed again in backward."""
+    with torch.device("meta"):
+        for name, net in restore.model_of(run).stage().nets.items():
+            blocks.check(name, net)
 
 
 def micro_batch(run: Run, world: int, pairs: int) -> int:
@@ -189,7 +194,7 @@ def open_session(
     if model.wants_mean_map:
         mean = trivial.mean_map(data.pixels, data.rows["train"])
         model = type(model)(run.model, dataclasses.replace(model.task, mean_map=mean))
-    stage, averages = place(run, model, strategy.device, whole=not strategy.shares)
+    stage, averages = place(run, model, strategy.device, home=strategy.home, whole=not strategy.shares)
     shapes: dict[str, checkpoint.Shapes] = {
         checkpoint.NETS: checkpoint.shapes_of(stage.nets),
         checkpoint.AVERAGES: checkpoint.shapes_of(averages.nets),
@@ -229,8 +234,10 @@ def _refuse_other_data(run: Any, out: Path, data: dataset.Dataset) -> None:
         )
 
 
-def place(run: Any, model: Model, device: torch.device, *, whole: bool = True) -> tuple[Stage, Averages]:
-    """Build networks and their averages with seeded weights, on the device, in its layout.
+def place(
+    run: Any, model: Model, device: torch.device, *, home: torch.device | None = None, whole: bool = True
+) -> tuple[Stage, Averages]:
+    """Build networks and their averages with seeded weights, on the device or at `home`, in the device's layout.
 
     Weights that are to be dealt out (not `whole`) lie in rows; then what goes in takes the layout along instead.
     """
@@ -242,7 +249,7 @@ def place(run: Any, model: Model, device: torch.device, *, whole: bool = True) -
         stage = dataclasses.replace(stage, nets={name: blocks.synchronised(net) for name, net in stage.nets.items()})
     last = run.channels_last == "always" or (run.channels_last == "auto" and (device.type == "cuda" or run.compile))
     for net in stage.nets.values():
-        net.to(device).train()
+        net.to(home or device).train()
         if last and whole:
             # Weights of convolutions only: what has four axes.
             net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
