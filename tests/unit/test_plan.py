@@ -148,7 +148,9 @@ def test_what_costs_time_is_advised_last() -> None:
     if told.advice is None:
         assert "Nothing fits" in said
     else:
-        assert "activation_checkpointing=true" in said and "of the host's memory" in said
+        # Stage 3 cannot compute blocks again.
+        assert ("activation_checkpointing=true" in said) != ("deepspeed.stage=3" in said)
+        assert "of the host's memory" in said
 
 
 def test_one_gpu_is_no_ddp() -> None:
