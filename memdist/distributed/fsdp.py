@@ -19,7 +19,7 @@ from memdist.distributed import pieces
 from memdist.distributed.blocks import blocks
 from memdist.distributed.group import Group
 from memdist.distributed.pieces import Piece
-from memdist.distributed.strategy import Make, Stepped, norm
+from memdist.distributed.strategy import Make, Stepped
 from memdist.model import Stage, Update
 
 
@@ -68,7 +68,7 @@ class Fsdp(Group):
             yield
 
     def prepare(self, stage: Stage, make: Make, clips: Mapping[str, float | None]) -> None:
-        """Take over networks that are already on the device, and make their optimisers."""
+        """Take over networks from the host, deal them out to the devices, and make their optimisers."""
         self._gathered, self._places = [], {}
         super().prepare(stage, make, clips)
         self._dealt = {name: dict(net.named_parameters()) for name, net in self._bare.items()}
@@ -104,15 +104,8 @@ class Fsdp(Group):
             dealt.grad = None
         return super().step(update)
 
-    def weight_norm(self, net: str, module: nn.Module) -> Tensor:
-        """L2 norm of all weights of a network."""
-        return self._norm([piece.values for piece in self.weights(net).values()])
-
     def _norm(self, gradients: list[Tensor]) -> Tensor:
-        own = [share for share in gradients if share.numel()]
-        square = norm(own).square().to(self.device) if own else torch.zeros((), device=self.device)
-        dist.all_reduce(square)
-        return square.sqrt()
+        return self._shared_norm(gradients)
 
     def _clip(self, parameters: list[nn.Parameter], clip: float, size: Tensor) -> None:
         own = [p.grad for p in parameters if p.grad is not None]

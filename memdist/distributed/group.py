@@ -13,13 +13,14 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 from memdist import errors
 from memdist.distributed import hang
 from memdist.distributed.blocks import statistics
 from memdist.distributed.pieces import Begin, Pieces, Put
 from memdist.distributed.single import Single
+from memdist.distributed.strategy import norm
 from memdist.launch import place
 
 CHUNK = 2**26
@@ -61,6 +62,19 @@ class Group(Single):
             together /= self.world
             for buffer, part in zip(buffers, torch.split(together, [b.numel() for b in buffers]), strict=True):
                 buffer.copy_(part.view_as(buffer))
+
+    def weight_norm(self, net: str, module: nn.Module) -> Tensor:
+        """L2 norm of all weights of a network, a scalar on the device."""
+        if not self.shares:
+            return super().weight_norm(net, module)
+        return self._shared_norm([piece.values for piece in self.weights(net).values()])
+
+    def _shared_norm(self, tensors: list[Tensor]) -> Tensor:
+        """L2 norm of all numbers of which each rank holds some, none of them twice."""
+        own = [tensor for tensor in tensors if tensor.numel()]
+        square = norm(own).square().to(self.device) if own else torch.zeros((), device=self.device)
+        dist.all_reduce(square)
+        return square.sqrt()
 
     def mean(self, values: Tensor) -> Tensor:
         """Mean over ranks, element by element."""

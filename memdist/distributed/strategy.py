@@ -53,7 +53,7 @@ class Strategy(Protocol):
         """Whether this process writes files and speaks to a person."""
 
     def prepare(self, stage: Stage, make: Make, clips: Mapping[str, float | None]) -> None:
-        """Take over networks that are already on the device, and make their optimisers; `clips` are largest gradient norms."""
+        """Take over networks that stand at `home`, and make their optimisers; `clips` are largest gradient norms."""
 
     def weights(self, net: str) -> Pieces:
         """What this rank holds of a network's fp32 weights, by parameter: the same tensors at each call."""

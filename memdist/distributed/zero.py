@@ -17,7 +17,7 @@ from memdist.config import Deepspeed
 from memdist.distributed import pieces
 from memdist.distributed.group import Group
 from memdist.distributed.pieces import Fetch, Piece, Pieces
-from memdist.distributed.strategy import Make, Stepped, norm
+from memdist.distributed.strategy import Make, Stepped
 from memdist.model import Stage, Update
 
 
@@ -204,13 +204,6 @@ class Zero(Group):
         optimiser._partition_all_parameters()
         if small := optimiser.persistent_parameters:
             small[0].all_gather(small)
-
-    def weight_norm(self, net: str, module: nn.Module) -> Tensor:
-        """L2 norm of all weights of a network."""
-        own = [piece.values for piece in self.weights(net).values()]
-        square = norm(own).square().to(self.device) if own else torch.zeros((), device=self.device)
-        dist.all_reduce(square)
-        return square.sqrt()
 
     @contextlib.contextmanager
     def micro(self, net: str, last: bool) -> Iterator[None]:
