@@ -1,0 +1,1 @@
+"""Slurm: jobs as text, submitted, surviving what ends them, seen and cancelled."""
