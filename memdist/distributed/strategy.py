@@ -223,6 +223,8 @@ def _device(run: Run) -> torch.device:
         check_precision(run.precision, device)
         _check_ranks(run, device)
     if device.type == "cuda":
+        # What asks for no device (events, page-locked memory, compiled kernels) takes the current one.
+        torch.cuda.set_device(device)
         # Before the first kernel runs: cuBLAS reads its variable once.
         if run.deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
