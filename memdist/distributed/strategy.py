@@ -243,6 +243,11 @@ def _check_ranks(run: Run, device: torch.device) -> None:
             f"device = {run.device!r} is one GPU and {here.locals} processes were started on this machine: use device=cuda, "
             "which gives each its own"
         )
+    if run.strategy == "deepspeed" and ":" in run.device and device.index:
+        raise ConfigError(
+            f"device = {run.device!r} cannot be with strategy = 'deepspeed', which takes the first GPU that it sees: use "
+            f"device=cuda, with CUDA_VISIBLE_DEVICES={device.index} in the environment"
+        )
     if device.type == "mps" and here.world > 1:
         raise ConfigError(f"{here.world} processes cannot share a run on mps: start one, or use device=cpu")
     if device.type == "mps" and run.strategy != "ddp":

@@ -126,6 +126,11 @@ def test_the_gpu_of_a_run_is_the_current_one(on_a_gpu: list[torch.device]) -> No
     assert on_a_gpu == [torch.device("cuda", 1)]
 
 
+def test_deepspeed_takes_the_first_gpu(on_a_gpu: None) -> None:
+    with pytest.raises(ConfigError, match="'cuda:1' cannot be with strategy = 'deepspeed', .* CUDA_VISIBLE_DEVICES=1"):
+        strategy_.make(models.resolve({"model": "unet", "device": "cuda:1", "strategy": "deepspeed"}))
+
+
 def test_each_rank_has_a_gpu_of_its_own(on_a_gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
     for key, value in {"RANK": "2", "WORLD_SIZE": "3", "LOCAL_RANK": "1"}.items():
         monkeypatch.setenv(key, value)
