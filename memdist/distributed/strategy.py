@@ -165,15 +165,22 @@ def check(run: Run) -> None:
                 "strategy = 'deepspeed' needs deepspeed, which is not installed: install it (pip install deepspeed), or use "
                 "strategy=ddp or fsdp"
             )
-        for setting in ("compile", "activation_checkpointing"):
-            if getattr(run, setting) and run.deepspeed.stage == 3:
-                raise ConfigError(
-                    f"{setting}=true cannot be with deepspeed.stage = 3, which gathers weights between the layers of a block: "
-                    f"use deepspeed.stage=1 or 2, strategy=fsdp, or {setting}=false"
-                )
+        if run.deepspeed.stage == 3 and (why := no_stage_3(run)):
+            raise ConfigError(why)
     for setting, wanted in (("sync_batch_norm", run.sync_batch_norm), ("fsdp.offload", run.fsdp.offload)):
         if wanted and (run.device == "cpu" or not torch.cuda.is_available()):
             raise ConfigError(f"{setting}=true needs GPUs, and the device is no GPU here: leave it out")
+
+
+def no_stage_3(run: Run) -> str | None:
+    """Why a run cannot be with ZeRO stage 3, in a sentence; None if it can."""
+    for setting in ("compile", "activation_checkpointing"):
+        if getattr(run, setting):
+            return (
+                f"{setting}=true cannot be with deepspeed.stage = 3, which gathers weights between the layers of a block: "
+                f"use deepspeed.stage=1 or 2, strategy=fsdp, or {setting}=false"
+            )
+    return None
 
 
 def make(run: Run) -> Strategy:

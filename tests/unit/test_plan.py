@@ -185,6 +185,13 @@ def test_a_strategy_that_a_model_refuses_is_told_why(monkeypatch: pytest.MonkeyP
         emit.emit(told, "deepspeed")
 
 
+@pytest.mark.parametrize("setting", ["compile", "activation_checkpointing"])
+def test_what_stage_3_cannot_be_with_is_not_planned(setting: str) -> None:
+    told = made(**{setting: True})
+    assert [row.refused is None for row in told.rows] == [True] * 4 + [False]
+    assert f"{setting}=true cannot be with deepspeed.stage = 3" in (told.rows[-1].refused or "")
+
+
 # What is said
 
 
