@@ -157,8 +157,8 @@ def check_precision(precision: str, device: torch.device, key: str = "precision"
         raise ConfigError(f"{key} = 'bf16' cannot run on {name}, which has no bf16; use {key}=fp16 or fp32")
 
 
-def check(run: Run) -> None:
-    """Raise a ConfigError for settings of strategies that cannot be together, on any machine that this one is like."""
+def check(run: Run, *, here: bool = True) -> None:
+    """Raise a ConfigError for settings of strategies that cannot be together, on a machine like this one (`here`) or any."""
     if run.strategy == "deepspeed":
         if importlib.util.find_spec("deepspeed") is None:
             raise ConfigError(
@@ -168,7 +168,7 @@ def check(run: Run) -> None:
         if run.deepspeed.stage == 3 and (why := no_stage_3(run)):
             raise ConfigError(why)
     for setting, wanted in (("sync_batch_norm", run.sync_batch_norm), ("fsdp.offload", run.fsdp.offload)):
-        if wanted and (run.device == "cpu" or not torch.cuda.is_available()):
+        if here and wanted and (run.device == "cpu" or not torch.cuda.is_available()):
             raise ConfigError(f"{setting}=true needs GPUs, and the device is no GPU here: leave it out")
 
 

@@ -196,7 +196,7 @@ def plan(run: Any, *, world: int, gpu: str, box: int, timed: bool = True) -> Pla
         raise ConfigError(f"a plan for {own} cannot be made: name a GPU with --gpu, or give device=cpu")
     kind = gpus.here(own, world) if gpu == gpus.HERE else gpus.find(gpu)
     gpus.check_precision(kind, run.precision)
-    model = start.build(run)
+    model = start.build(run, here=gpu == gpus.HERE)
     steps = pairs = None
     train = run.batch.size
     if sources_.given(run.data):

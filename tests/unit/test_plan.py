@@ -185,6 +185,13 @@ def test_a_strategy_that_a_model_refuses_is_told_why(monkeypatch: pytest.MonkeyP
         emit.emit(told, "deepspeed")
 
 
+def test_gpus_elsewhere_have_what_this_machine_lacks() -> None:
+    offloaded = made(fsdp={"offload": True}, sync_batch_norm=True).rows[1].memory
+    assert offloaded.host > 0 and offloaded.weights == 0
+    with pytest.raises(ConfigError, match="fsdp.offload=true needs GPUs"):
+        made(gpu="here", fsdp={"offload": True})
+
+
 @pytest.mark.parametrize("setting", ["compile", "activation_checkpointing"])
 def test_what_stage_3_cannot_be_with_is_not_planned(setting: str) -> None:
     told = made(**{setting: True})
