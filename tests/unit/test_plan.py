@@ -194,7 +194,8 @@ def test_gpus_elsewhere_have_what_this_machine_lacks() -> None:
 
 @pytest.mark.parametrize("setting", ["compile", "activation_checkpointing"])
 def test_what_stage_3_cannot_be_with_is_not_planned(setting: str) -> None:
-    told = made(**{setting: True})
+    more: dict[str, Any] = {setting: True}
+    told = made(**more)
     assert [row.refused is None for row in told.rows] == [True] * 4 + [False]
     assert f"{setting}=true cannot be with deepspeed.stage = 3" in (told.rows[-1].refused or "")
 
