@@ -71,6 +71,9 @@ class Fsdp(Group):
         """Take over networks from the host, deal them out to the devices, and make their optimisers."""
         self._gathered, self._places = [], {}
         super().prepare(stage, make, clips)
+        for scaler in self._scalers.values() if self._offload else ():
+            # Of a scale on the device the host's gradients would meet a copy that is still on its way: torch waits for none.
+            scaler._lazy_init_scale_growth_tracker(torch.device("cpu"))
         self._dealt = {name: dict(net.named_parameters()) for name, net in self._bare.items()}
 
     def _moved(self, net: nn.Module) -> dict[str, nn.Parameter]:

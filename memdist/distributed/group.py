@@ -38,10 +38,12 @@ class Group(Single):
         # torch and DeepSpeed still call some collectives by names that torch 2.13 calls old.
         warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)
         backend = "nccl" if device.type == "cuda" else "gloo"
-        if place.read(os.environ).world > 1:
+        here = place.read(os.environ)
+        # Accelerate and DeepSpeed ask; not every launcher says it where each machine has one rank.
+        os.environ.setdefault("LOCAL_RANK", str(here.local))
+        if here.world > 1:
             dist.init_process_group(backend, timeout=hang.timeout(hang_minutes))
         else:
-            os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed asks
             alone = dist.HashStore()  # type: ignore[attr-defined]
             dist.init_process_group(backend, store=alone, rank=0, world_size=1, timeout=hang.timeout(hang_minutes))
         self.rank, self.world = dist.get_rank(), dist.get_world_size()

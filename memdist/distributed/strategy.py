@@ -157,23 +157,30 @@ def check_precision(precision: str, device: torch.device, key: str = "precision"
         raise ConfigError(f"{key} = 'bf16' cannot run on {name}, which has no bf16; use {key}=fp16 or fp32")
 
 
-def check(run: Run) -> None:
-    """Raise a ConfigError for settings of strategies that cannot be together, on any machine that this one is like."""
+def check(run: Run, *, here: bool = True) -> None:
+    """Raise a ConfigError for settings of strategies that cannot be together, on a machine like this one (`here`) or any."""
     if run.strategy == "deepspeed":
         if importlib.util.find_spec("deepspeed") is None:
             raise ConfigError(
                 "strategy = 'deepspeed' needs deepspeed, which is not installed: install it (pip install deepspeed), or use "
                 "strategy=ddp or fsdp"
             )
-        for setting in ("compile", "activation_checkpointing"):
-            if getattr(run, setting) and run.deepspeed.stage == 3:
-                raise ConfigError(
-                    f"{setting}=true cannot be with deepspeed.stage = 3, which gathers weights between the layers of a block: "
-                    f"use deepspeed.stage=1 or 2, strategy=fsdp, or {setting}=false"
-                )
+        if run.deepspeed.stage == 3 and (why := no_stage_3(run)):
+            raise ConfigError(why)
     for setting, wanted in (("sync_batch_norm", run.sync_batch_norm), ("fsdp.offload", run.fsdp.offload)):
-        if wanted and (run.device == "cpu" or not torch.cuda.is_available()):
+        if here and wanted and (run.device == "cpu" or not torch.cuda.is_available()):
             raise ConfigError(f"{setting}=true needs GPUs, and the device is no GPU here: leave it out")
+
+
+def no_stage_3(run: Run) -> str | None:
+    """Why a run cannot be with ZeRO stage 3, in a sentence; None if it can."""
+    for setting in ("compile", "activation_checkpointing"):
+        if getattr(run, setting):
+            return (
+                f"{setting}=true cannot be with deepspeed.stage = 3, which gathers weights between the layers of a block: "
+                f"use deepspeed.stage=1 or 2, strategy=fsdp, or {setting}=false"
+            )
+    return None
 
 
 def make(run: Run) -> Strategy:
@@ -223,6 +230,8 @@ def _device(run: Run) -> torch.device:
         check_precision(run.precision, device)
         _check_ranks(run, device)
     if device.type == "cuda":
+        # What asks for no device (events, page-locked memory, compiled kernels) takes the current one.
+        torch.cuda.set_device(device)
         # Before the first kernel runs: cuBLAS reads its variable once.
         if run.deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -240,6 +249,11 @@ def _check_ranks(run: Run, device: torch.device) -> None:
         raise ConfigError(
             f"device = {run.device!r} is one GPU and {here.locals} processes were started on this machine: use device=cuda, "
             "which gives each its own"
+        )
+    if run.strategy == "deepspeed" and ":" in run.device and device.index:
+        raise ConfigError(
+            f"device = {run.device!r} cannot be with strategy = 'deepspeed', which takes the first GPU that it sees: use "
+            f"device=cuda, with CUDA_VISIBLE_DEVICES={device.index} in the environment"
         )
     if device.type == "mps" and here.world > 1:
         raise ConfigError(f"{here.world} processes cannot share a run on mps: start one, or use device=cpu")

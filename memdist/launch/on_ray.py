@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from memdist.launch import ends as ends_
@@ -71,6 +71,11 @@ def _after(file: int, position: int) -> bytes:
     return os.pread(file, 1 << 20, position)
 
 
+def wide_enough(there: Sequence[Mapping[str, Any]], kind: str, least: int) -> int:
+    """Of the machines that `ray.nodes` tells of, how many have so many GPUs or CPUs: ranks of one are never spread over two."""
+    return sum(bool(node["Alive"]) and node["Resources"].get(kind, 0) >= least for node in there)
+
+
 def run(words: Sequence[str], gpus: int, nodes: int) -> int:
     """Run a command of memdist on machines of a Ray cluster; gives the exit code of the whole."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
@@ -87,12 +92,15 @@ def run(words: Sequence[str], gpus: int, nodes: int) -> int:
         forward.again()
         try:
             has_gpus = ray.cluster_resources().get("GPU", 0) > 0
-            share = {"GPU" if has_gpus else "CPU": gpus}
-            if ray.cluster_resources().get(next(iter(share)), 0) < gpus * nodes:
-                kind, total = next(iter(share)), ray.cluster_resources().get(next(iter(share)), 0)
-                _say(f"{nodes} x {gpus} ranks cannot be: the Ray cluster has {total:g} {kind}s; lower NODES or GPUS")
+            kind = "GPU" if has_gpus else "CPU"
+            if (wide := wide_enough(ray.nodes(), kind, gpus)) < nodes:
+                total = ray.cluster_resources().get(kind, 0)
+                having = f"{wide} machine{'s' if wide != 1 else ''} with {gpus} or more"
+                _say(
+                    f"{nodes} x {gpus} ranks cannot be: the Ray cluster has {total:g} {kind}s, {having}; lower NODES or GPUS"
+                )
                 return 2
-            group = placement_group([share] * nodes, strategy="STRICT_SPREAD")
+            group = placement_group([{kind: gpus}] * nodes, strategy="STRICT_SPREAD")
             while not ray.wait([group.ready()], timeout=_TICK)[0]:
                 if forward.got:
                     return 130 if signal.SIGINT in forward.got else RESUME_ME

@@ -196,7 +196,7 @@ def plan(run: Any, *, world: int, gpu: str, box: int, timed: bool = True) -> Pla
         raise ConfigError(f"a plan for {own} cannot be made: name a GPU with --gpu, or give device=cpu")
     kind = gpus.here(own, world) if gpu == gpus.HERE else gpus.find(gpu)
     gpus.check_precision(kind, run.precision)
-    model = start.build(run)
+    model = start.build(run, here=gpu == gpus.HERE)
     steps = pairs = None
     train = run.batch.size
     if sources_.given(run.data):
@@ -206,6 +206,8 @@ def plan(run: Any, *, world: int, gpu: str, box: int, timed: bool = True) -> Pla
     micro = start.micro_batch(run, world, train)
     planner = Planner(run, model, world, own, kind.memory, pairs)
     refused = dict(model.refuses())
+    if why := strategy_.no_stage_3(run):
+        refused["deepspeed 3"] = why
     try:
         start.check_recomputing(run)
     except ConfigError as error:
@@ -258,9 +260,12 @@ def plan(run: Any, *, world: int, gpu: str, box: int, timed: bool = True) -> Pla
 
 
 def _refusal(choice: Choice, refused: Mapping[str, str]) -> str | None:
-    return refused.get(choice.name.partition(" ")[0]) or (
-        refused.get("activation_checkpointing") if choice.checkpointing else None
-    )
+    names = [
+        choice.name.partition(" ")[0],
+        choice.name,
+        *(["activation_checkpointing"] if choice.checkpointing else []),
+    ]
+    return next((refused[name] for name in names if name in refused), None)
 
 
 def _seconds(

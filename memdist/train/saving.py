@@ -31,11 +31,12 @@ class Saver:
         copies = {name: replace(piece, values=self._copied(name, piece)) for name, piece in pieces.items()}
         ready = torch.cuda.Event() if self._device.type == "cuda" else None  # type: ignore[no-untyped-call]
         if ready is not None:
-            ready.record()
+            ready.record(torch.cuda.current_stream(self._device))
 
         def run() -> None:
             try:
                 if ready is not None:
+                    torch.cuda.set_device(self._device)  # a new thread begins on the first
                     ready.synchronize()
                 work(copies)
             except BaseException as error:

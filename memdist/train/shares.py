@@ -137,14 +137,12 @@ def one(
     passing = most - gradients - activations / FP32
     host = 0.0
     if offload != "none":
-        host += master + moments
-        master = moments = 0
+        # Averages live where the weights do that the optimiser moves.
+        host += master + moments + averages
+        master = moments = averages = 0
     if offload == "all":
         host += weights + gradients
         weights = gradients = 0
-        if way == "fsdp":
-            host += averages
-            averages = 0
     return Memory(
         weights=FP32 * (weights + master) + buffers,
         gradients=FP32 * gradients,

@@ -114,9 +114,9 @@ def default_folder(name: str, overrides: Sequence[str], run: Run) -> Path:
     return Path("runs", name, f"{','.join(words)[:80] or 'default'}-{config.fingerprint(fixed | place)}")
 
 
-def build(run: Any) -> Model:
-    """Make the model and check what can be checked without data; raises ConfigError."""
-    strategy_.check(run)
+def build(run: Any, *, here: bool = True) -> Model:
+    """Make the model and check what can be checked without data, for this machine (`here`) or any; raises ConfigError."""
+    strategy_.check(run, here=here)
     kind, data = models.load(run.model.name), run.data
     task = Task(size=data.size, image_channels=data.image_channels, map_channels=data.map_channels)
     if why := kind.unfit(task):

@@ -25,7 +25,9 @@ ELSEWHERE = {"./launch/test", "./launch/quickstart"}
 def commands() -> list[str]:
     blocks = re.findall(r"^ *```\n(.*?)^ *```$", (ROOT / "README.md").read_text(), re.M | re.S)
     lines = [line.strip() for block in blocks for line in block.splitlines()]
-    return [line for line in lines if re.match(r"(memdist|torchrun|pip|python) (?! )|\./", line) and line not in ELSEWHERE]
+    return [
+        line for line in lines if re.match(r"(memdist|torchrun|pip|python) (?! )|\./", line) and line not in ELSEWHERE
+    ]
 
 
 def test_there_are_commands() -> None:

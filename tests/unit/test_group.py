@@ -1,6 +1,8 @@
 """What a process group is to one process: how it is joined, and how it is left."""
 
+import os
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -35,3 +37,19 @@ def test_a_rank_that_fails_alone_says_no_farewell_on_gpus(device: str, shared: b
         finally:
             group.close()
     assert dist.is_initialized() is not waits
+
+
+def test_a_launcher_need_not_number_the_only_rank_of_a_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Joins(Exception):
+        pass
+
+    def join(*_: Any, **__: Any) -> None:
+        raise Joins
+
+    for key, value in {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": ""}.items():
+        monkeypatch.setenv(key, value)
+    del os.environ["LOCAL_RANK"]
+    monkeypatch.setattr(dist, "init_process_group", join)
+    with pytest.raises(Joins):
+        Group(torch.device("cpu"), "fp32")
+    assert os.environ["LOCAL_RANK"] == "0"

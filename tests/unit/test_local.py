@@ -13,7 +13,7 @@ import pytest
 
 from memdist import process
 from memdist.errors import ConfigError, is_shared
-from memdist.launch import gpus, local, ports
+from memdist.launch import gpus, local, on_ray, ports
 
 HELD = """
     import os, pathlib, signal, sys, time
@@ -322,3 +322,13 @@ def test_gpus_are_counted_only_where_there_is_a_driver(monkeypatch: pytest.Monke
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("asked torch"))
     assert gpus.count() == 0
+
+
+def test_machines_of_a_ray_cluster_that_are_wide_enough() -> None:
+    there = [
+        {"Alive": True, "Resources": {"GPU": 8.0, "CPU": 64.0}},
+        {"Alive": True, "Resources": {"CPU": 64.0}},
+        {"Alive": False, "Resources": {"GPU": 8.0}},
+    ]
+    assert [on_ray.wide_enough(there, "GPU", least) for least in (4, 9)] == [1, 0]
+    assert on_ray.wide_enough(there, "CPU", 2) == 2

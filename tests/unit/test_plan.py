@@ -185,6 +185,21 @@ def test_a_strategy_that_a_model_refuses_is_told_why(monkeypatch: pytest.MonkeyP
         emit.emit(told, "deepspeed")
 
 
+def test_gpus_elsewhere_have_what_this_machine_lacks() -> None:
+    offloaded = made(fsdp={"offload": True}, sync_batch_norm=True).rows[1].memory
+    assert offloaded.host > 0 and offloaded.weights == 0
+    with pytest.raises(ConfigError, match="fsdp.offload=true needs GPUs"):
+        made(gpu="here", fsdp={"offload": True})
+
+
+@pytest.mark.parametrize("setting", ["compile", "activation_checkpointing"])
+def test_what_stage_3_cannot_be_with_is_not_planned(setting: str) -> None:
+    more: dict[str, Any] = {setting: True}
+    told = made(**more)
+    assert [row.refused is None for row in told.rows] == [True] * 4 + [False]
+    assert f"{setting}=true cannot be with deepspeed.stage = 3" in (told.rows[-1].refused or "")
+
+
 # What is said
 
 

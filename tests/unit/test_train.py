@@ -98,12 +98,14 @@ def test_the_norm_of_a_gradient_is_from_before_it_was_clipped() -> None:
 
 
 @pytest.fixture
-def on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A machine that has two GPUs, as far as choosing goes."""
+def on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[torch.device]]:
+    """A machine that has two GPUs, as far as choosing goes; gives those that have been made the current one."""
+    current: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "set_device", current.append)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
-    yield
+    yield current
     torch.use_deterministic_algorithms(False)
     torch.backends.cudnn.benchmark = False
 
@@ -117,6 +119,16 @@ def test_deterministic_is_deterministic(deterministic: bool, on_a_gpu: None) -> 
     assert torch.backends.cudnn.benchmark != deterministic
     assert ("CUBLAS_WORKSPACE_CONFIG" in os.environ) == deterministic
     os.environ.pop("CUBLAS_WORKSPACE_CONFIG", None)
+
+
+def test_the_gpu_of_a_run_is_the_current_one(on_a_gpu: list[torch.device]) -> None:
+    strategy_.make(models.resolve({"model": "unet", "device": "cuda:1"}))
+    assert on_a_gpu == [torch.device("cuda", 1)]
+
+
+def test_deepspeed_takes_the_first_gpu(on_a_gpu: None) -> None:
+    with pytest.raises(ConfigError, match="'cuda:1' cannot be with strategy = 'deepspeed', .* CUDA_VISIBLE_DEVICES=1"):
+        strategy_.make(models.resolve({"model": "unet", "device": "cuda:1", "strategy": "deepspeed"}))
 
 
 def test_each_rank_has_a_gpu_of_its_own(on_a_gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
