@@ -38,6 +38,7 @@ BATCHES = "batches.json"
 CHECKPOINTS = "checkpoints"
 SAMPLES = "samples"
 TENSORBOARD = "tensorboard"
+JOBS = "jobs"
 LOCK = ".lock"
 SCORING_LOCK = ".scoring"
 

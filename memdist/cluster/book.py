@@ -2,6 +2,7 @@
 
 PLACE/jobs/
     submitted.jsonl               a line for each job that was submitted
+    cancelled.jsonl               a line for each that its user has cancelled
     attempts.jsonl                lines of the attempts at this run: one when it begins, one when it ends
     attempts/7-of-64.jsonl        the same of one share of the pictures
     <job>_submission.sh           what was given to sbatch
@@ -21,8 +22,8 @@ from typing import Any, Literal
 
 from memdist import rundir
 
-JOBS = "jobs"
 SUBMITTED = "submitted.jsonl"
+CANCELLED = "cancelled.jsonl"
 ATTEMPTS = "attempts"
 LOGS = "logs"
 
@@ -47,7 +48,9 @@ class Submitted:
     total: int = 0
     """Of an array: shares or runs in all."""
     legs: int = 1
-    """Jobs of a chain, of which this is the first."""
+    """Jobs of a chain, of which this is one."""
+    key: str = ""
+    """Of an array: what its numbers mean (`memdist.cluster.make`)."""
     at: float = 0.0
     """When, in seconds since 1970."""
 
@@ -69,6 +72,8 @@ class Attempt:
     """Seconds since 1970."""
     since: int
     """Step of the last checkpoint (maps that were there) at its beginning."""
+    log: int = 0
+    """Bytes of the batch script's log before it."""
     ended: float | None = None
     """None: it still runs, or was killed."""
     code: int | None = None
@@ -81,7 +86,7 @@ class Attempt:
 
 def folder(place: Path) -> Path:
     """Folder of a place's jobs."""
-    return place / JOBS
+    return place / rundir.JOBS
 
 
 def note(place: Path, job: Submitted) -> None:
@@ -94,6 +99,17 @@ def submitted(place: Path) -> list[Submitted]:
     return [_read(Submitted, line) for line in rundir.read_lines(folder(place) / SUBMITTED)]
 
 
+def cancel(place: Path, job: str) -> None:
+    """Write down that a job, an array or an element of one is not to be started again."""
+    _append(folder(place) / CANCELLED, {"job": job, "at": time.time()})
+
+
+def cancelled(place: Path, job: str) -> bool:
+    """Whether a job or an element of an array was cancelled, by itself or with its array."""
+    found = {line.get("job") for line in rundir.read_lines(folder(place) / CANCELLED)}
+    return job in found or job.rpartition("_")[0] in found
+
+
 def attempts_file(place: Path, share: str = "") -> Path:
     """File of the attempts at a run, or at a share (`7-of-64`)."""
     return folder(place) / (f"{ATTEMPTS}/{share}.jsonl" if share else f"{ATTEMPTS}.jsonl")
@@ -102,7 +118,7 @@ def attempts_file(place: Path, share: str = "") -> Path:
 def began(path: Path, attempt: Attempt) -> None:
     """Write down the beginning of an attempt in a file of `attempts_file`."""
     said = asdict(attempt)
-    _append(path, {name: said[name] for name in ("job", "restart", "nodes", "began", "since")})
+    _append(path, {name: said[name] for name in ("job", "restart", "nodes", "began", "since", "log")})
 
 
 def ended(path: Path, attempt: Attempt) -> None:

@@ -65,6 +65,7 @@ __all__ = [
     "Study",
     "Validate",
     "Widths",
+    "check",
     "dump",
     "fields",
     "find",
@@ -149,6 +150,11 @@ def resolve(raw: Mapping[str, Any], model: type[Settings], networks: Sequence[st
     kind = pydantic.create_model(
         "Run", __base__=Run, model=(model, model()), optim=(optims, optims()), __doc__="One run."
     )
+    return check(kind, raw)
+
+
+def check(kind: type[Settings], raw: Mapping[str, Any]) -> Any:
+    """Raw settings as settings of a kind, with defaults; raises one ConfigError that lists every mistake."""
     try:
         # As JSON, in which lists may be tuples and text may be a path, but true is no number and text is none.
         return kind.model_validate_json(json.dumps(raw, default=str), strict=True)

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from memdist import rundir
 from memdist.data import pairs
 from memdist.errors import DataError
 from memdist.predict import folder, inputs, record
@@ -63,6 +64,8 @@ def _extra(there: folder.Folder, pictures: Sequence[Picture]) -> Iterator[Path]:
     real = there.out.resolve()
     for place, below, files in os.walk(there.out):
         within = os.path.relpath(place, there.out)
+        if within == ".":
+            below[:] = [name for name in below if name != rundir.JOBS]  # what their cluster wrote down of them
         kept = {folder.MANIFEST: ".jsonl", folder.SHEETS: ".png"}.get(within)
         links = [name for name in below if os.path.islink(os.path.join(place, name))]
         for name in sorted([*files, *links]):

@@ -50,8 +50,8 @@ def former_run(run: Any, out: Path, extend: bool) -> Any:
     path = out / rundir.CONFIG
     with rundir.naming(out):
         there = path.is_file()
-        # A start that was killed leaves what `_record` writes before the configuration.
-        begun = {rundir.SPLIT, rundir.PROVENANCE}
+        # A start that was killed leaves what `_record` writes before the configuration; jobs are there before their run is.
+        begun = {rundir.SPLIT, rundir.PROVENANCE, rundir.JOBS}
         present = [f for f in (out.iterdir() if out.is_dir() else ()) if f.name not in begun and f.suffix != ".tmp"]
         strange = [f for f in present if not f.name.startswith(rundir.LOCK)]
     if not there:

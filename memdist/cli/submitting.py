@@ -1,0 +1,276 @@
+"""`memdist submit ...`, `memdist cluster ...` and `memdist cancel`: jobs on a cluster, or queued on this machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from memdist import output
+from memdist.cli import arguments
+from memdist.cli.arguments import (
+    Choice,
+    Config,
+    NoEma,
+    Overrides,
+    RunFolder,
+    RuntimeOverrides,
+    Sampler,
+    Samples,
+    Split,
+    Steps,
+)
+
+submit = typer.Typer(
+    help="Submit trainings, predictions and scorings to Slurm, or queue them on this machine.", **arguments.PLAIN
+)
+cluster = typer.Typer(help="The clusters that memdist knows, one file each.", **arguments.PLAIN)
+
+Cluster = Annotated[
+    str,
+    typer.Option(
+        "--cluster", metavar="NAME", help="Where to: a file of `memdist cluster list`, or local, this machine."
+    ),
+]
+Time = Annotated[
+    str | None,
+    typer.Option(
+        "--time", metavar="TIME", help="Time limit of a job: 8h, 90m, or as Slurm writes it.", show_default=False
+    ),
+]
+Nodes = Annotated[int, typer.Option("--nodes", metavar="N", min=1, help="Machines of a job.")]
+Gpus = Annotated[
+    int | None,
+    typer.Option(
+        "--gpus-per-node",
+        metavar="N",
+        min=0,
+        help="GPUs of each; default 1, or 0 where there are none.",
+        show_default=False,
+    ),
+]
+Ranks = Annotated[
+    int | None,
+    typer.Option(
+        "--ranks-per-node", metavar="N", min=1, help="Processes of each; default: one a GPU.", show_default=False
+    ),
+]
+Legs = Annotated[
+    int,
+    typer.Option(
+        "--legs",
+        metavar="N",
+        min=1,
+        max=1000,
+        help="Jobs that go on one after the other, where none may requeue itself.",
+    ),
+]
+After = Annotated[
+    list[Path] | None,
+    typer.Option("--after", metavar="RUN", help="Start once this run's jobs have succeeded.", show_default=False),
+]
+AtMost = Annotated[
+    int | None,
+    typer.Option("--at-most", metavar="N", min=1, help="Jobs of an array that run at once.", show_default=False),
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would be submitted, and touch nothing.")]
+
+
+def _site(where: str, dry: bool, **asked: Any) -> Any:
+    from memdist.cluster import request
+
+    asked["after"] = tuple(asked.get("after") or ())
+    return request.Site(request.Asked(cluster=where, **asked), dry=dry)
+
+
+def _end(site: Any, made: Any, dry: bool) -> None:
+    from memdist.cluster import make, request
+
+    if dry:
+        output.show(
+            request.describe(site, made.jobs, made.skipped) if made.jobs else "\n".join([*made.skipped, *site.notes])
+        )
+    else:
+        output.show("\n".join(make.submit(site, made)))
+
+
+@submit.command("train")
+def submit_train(
+    config: Config,
+    where: Cluster,
+    overrides: Overrides = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="RUN", help="Run folder, or with -m the folder of the runs. Default: as `memdist train`."),
+    ] = None,
+    multirun: Annotated[
+        bool, typer.Option("-m", "--multirun", help="Settings with commas or range() stand for many runs: lr=1e-3,1e-4")
+    ] = False,
+    time: Time = None,
+    nodes: Nodes = 1,
+    gpus: Gpus = None,
+    ranks: Ranks = None,
+    legs: Legs = 1,
+    after: After = None,
+    at_most: AtMost = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Train on a cluster, however often the job is interrupted. Give the same command again: what is done is not submitted."""
+    from memdist import config as settings
+    from memdist.errors import ConfigError
+
+    if multirun and (out is None or legs > 1):
+        why = "--legs, which chains single jobs" if legs > 1 else "no --out, the folder of the runs"
+        raise ConfigError(f"-m makes an array of runs, and there is {why}: give -m with --out DIR and without --legs")
+    if at_most is not None and not multirun:
+        raise ConfigError("--at-most bounds the runs of an array: give it with -m")
+    site = _site(
+        where, dry_run, time=time, nodes=nodes, gpus=gpus, ranks=ranks, legs=legs, after=after, at_most=at_most
+    )
+    from memdist.cluster import make
+
+    path = settings.find(config)
+    if multirun:
+        assert out is not None
+        made = make.sweep_(site, path, overrides or [], out)
+    else:
+
+        def folder(run: Any) -> Path:
+            from memdist.train import start
+
+            return out or start.default_folder(path.stem if Path(config).is_file() else config, overrides or [], run)
+
+        made = make.train(site, path, overrides or [], folder)
+    _end(site, made, dry_run)
+
+
+@submit.command("predict")
+def submit_predict(
+    run: RunFolder,
+    inputs: Annotated[
+        list[str], typer.Argument(metavar="IMAGE_OR_FOLDER", help="Pictures or folders of them, and runtime settings.")
+    ],
+    where: Cluster,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the maps.", parser=arguments.place)],
+    shards: Annotated[int, typer.Option(metavar="N", min=1, max=1_000_000, help="Jobs that share the pictures.")] = 1,
+    checkpoint: Choice = "best",
+    no_ema: NoEma = False,
+    sampler: Sampler = None,
+    steps: Steps = None,
+    samples: Samples = None,
+    each: Annotated[bool, typer.Option("--each", help="Also write each of the K samples of a picture.")] = False,
+    time: Time = None,
+    gpus: Gpus = None,
+    after: After = None,
+    at_most: AtMost = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Predict the maps of pictures in an array of jobs; a last one verifies that every map is there."""
+    from memdist.errors import ConfigError
+
+    settings = [text for text in inputs if arguments.SETTING.match(text) and not Path(text).exists()]
+    paths = [arguments.place(text) for text in inputs if text not in settings]
+    if not paths:
+        raise ConfigError(f"there are only settings ({', '.join(settings)}) and no pictures: name pictures or folders")
+    site = _site(where, dry_run, time=time, gpus=gpus, ranks=1, after=after, at_most=at_most)
+    given = [*settings, *arguments.sampling(sampler, steps, samples)]
+    kept = 0
+    from memdist import rundir
+
+    if (run / rundir.CONFIG).is_file() or not after:
+        from memdist.train import evaluate as scoring
+
+        kept = scoring.settings_for_reading(run, given).eval.samples if each else 0
+    words = [*given, f"--checkpoint={checkpoint}", *(["--no-ema"] if no_ema else []), *(["--each"] if each else [])]
+    from memdist.cluster import make
+
+    _end(site, make.predict(site, run, paths, out, shards, words, kept), dry_run)
+
+
+@submit.command("evaluate")
+def submit_evaluate(
+    run: RunFolder,
+    where: Cluster,
+    overrides: RuntimeOverrides = None,
+    split: Annotated[
+        Split | None, typer.Option(help="The pictures to score; default: test.", show_default=False)
+    ] = None,
+    checkpoint: Choice = "best",
+    no_ema: NoEma = False,
+    sampler: Sampler = None,
+    steps: Steps = None,
+    samples: Samples = None,
+    grid: Annotated[bool, typer.Option("--grid", help="Also write sheets of image, map, samples and error.")] = False,
+    study: Annotated[bool, typer.Option("--study", help="Find how few evaluations a diffusion model needs.")] = False,
+    time: Time = None,
+    nodes: Nodes = 1,
+    gpus: Gpus = None,
+    ranks: Ranks = None,
+    after: After = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Score a run on a cluster."""
+    from memdist import rundir
+
+    site = _site(where, dry_run, time=time, nodes=nodes, gpus=gpus, ranks=ranks, after=after)
+    given = [*(overrides or []), *arguments.sampling(sampler, steps, samples)]
+    if (run / rundir.CONFIG).is_file() or not after:
+        from memdist.train import evaluate as scoring
+
+        scoring.settings_for_reading(run, given)
+    flags = {"--no-ema": no_ema, "--grid": grid, "--study": study}
+    words = [*given, f"--checkpoint={checkpoint}", *([f"--split={split.value}"] if split else [])]
+    words += [flag for flag, on in flags.items() if on]
+    from memdist.cluster import make
+
+    _end(site, make.evaluate(site, run, words), dry_run)
+
+
+@cluster.command("init")
+def cluster_init(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="How you will call the cluster.")],
+    partition: Annotated[
+        str | None, typer.Option(metavar="P", help="Partition of its jobs.", show_default=False)
+    ] = None,
+) -> None:
+    """Write the file of a cluster from what sinfo and scontrol tell; call it on a login node."""
+    from memdist.cluster import begin
+
+    output.show(begin.init(name, partition))
+
+
+@cluster.command("list")
+def cluster_list() -> None:
+    """Name the clusters that are known."""
+    from memdist.cluster import profile
+
+    output.show(
+        "\n".join(
+            f"{name}  {profile.folder() / f'{name}.yaml' if name != profile.LOCAL else 'this machine'}"
+            for name in profile.known()
+        )
+    )
+
+
+@cluster.command("keys")
+def cluster_keys() -> None:
+    """Say what may stand in the file of a cluster."""
+    from memdist.cluster import profile
+
+    lines = []
+    for name, field in profile.Cluster.model_fields.items():
+        lines.append(f"{name} = {field.get_default(call_default_factory=True)!r}")
+        lines.append(f"    {' '.join((field.description or '').split())}")
+    output.show("\n".join(lines))
+
+
+def cancel(
+    run: Annotated[
+        Path, typer.Argument(metavar="RUN", help="Folder of a run, of runs or of maps.", parser=arguments.place)
+    ],
+) -> None:
+    """Cancel all jobs of a run, of a folder of runs, or of maps. What is trained is written to a checkpoint first."""
+    from memdist.cluster import cancelling
+
+    output.show(cancelling.cancel(run))

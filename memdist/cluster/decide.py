@@ -1,0 +1,41 @@
+"""Whether a job that has ended is to be started again: pure decisions over its attempts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from memdist.cluster.book import Attempt
+
+NO_FAILURE = ("finished", "stopped", "time-limit", "pre-empted")
+"""Ends that say nothing against a job: its time was over, or another job came first."""
+
+GIVEN_UP = ("cancelled", "no-progress")
+
+IDLE = 2
+"""Attempts in a row without a newer checkpoint that end a job: one may have been stopped before it could write any."""
+
+
+def refusal(attempts: Sequence[Attempt], max_failures: int) -> str | None:
+    """Why a job with these attempts, all of which have ended, is not to be started again; None: it may be.
+
+    The last attempt was one that another start may mend. Raises nothing.
+    """
+    idle = 0
+    for attempt in reversed(attempts):
+        if (attempt.reached or 0) > attempt.since or attempt.kind == "finished":
+            break
+        idle += 1
+    if idle >= IDLE:
+        return (
+            f"{idle} attempts in a row have ended without a newer checkpoint than that of step {attempts[-1].since} (the "
+            f"last: {_said(attempts[-1])}): starting again would lead there again; give more time, or write checkpoints "
+            "more often (checkpoint.every_minutes)"
+        )
+    failed = [attempt for attempt in attempts if attempt.kind not in NO_FAILURE]
+    if len(failed) > max_failures:
+        return f"it has failed {len(failed)} times (the last time: {_said(failed[-1])}), and max_failures is {max_failures}"
+    return None
+
+
+def _said(attempt: Attempt) -> str:
+    return (attempt.kind or "killed") + (f", {attempt.why}" if attempt.why else "")

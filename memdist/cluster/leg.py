@@ -1,0 +1,283 @@
+"""`python -m memdist.cluster.leg OPTIONS -- WORDS...`: `memdist WORDS` inside a job, and what becomes of the job afterwards.
+
+A job ends before its command does: its time is over, another job comes first, a node fails. This process is what its batch
+script becomes. It starts the command's ranks, hands signals on, tells them in time to write a checkpoint, and then decides
+from how they ended, and from the checkpoints that are there, whether the job goes into the queue again. What it found it
+writes into the folder's book (`memdist.cluster.book`), which is read again at the next start: an attempt that was killed
+without a word is judged then.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from memdist import rundir, triage
+from memdist.cluster import book, decide, stage
+from memdist.cluster.slurm import Here
+from memdist.cluster.text import NUMBER
+from memdist.errors import MemdistError, printable
+from memdist.launch.ends import RESUME_ME
+from memdist.launch.forward import Forward, bound
+from memdist.launch.local import memdist, newest
+
+TICK = 0.1
+"""Seconds between two looks at the command."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is done here."""
+
+    words: tuple[str, ...]
+    home: Path
+    """Folder that it makes: in its book the attempts are written down, and what its ranks print."""
+    share: str = ""
+    """Which part of it, for what is shared out."""
+
+    @property
+    def trains(self) -> bool:
+        """Whether it is a training, which writes a checkpoint when it is told to leave."""
+        return self.words[0] == "train"
+
+    def progress(self) -> int:
+        """How far it has come: the step of its last checkpoint, or the maps that its share has made."""
+        if self.trains:
+            return newest(self.home)
+        if "-of-" in self.share:
+            # A line for each map.
+            files = (self.home / "manifest").glob(f"{self.share}-*.jsonl")
+            return sum(file.read_bytes().count(b"\n") for file in files)
+        return 0
+
+
+def task(options: argparse.Namespace, here: Here) -> Task:
+    """What this job, or this element of an array, is to do."""
+    place: Path = options.place
+    words = tuple(options.words)
+    if here.index is None:
+        return Task(words, place, "" if words[0] == "train" else _verb(words))
+    number = here.index + options.offset
+    if options.runs is not None:
+        with open(options.runs, encoding="utf-8") as lines:
+            line = next((line for at, line in enumerate(lines, 1) if at == number), None)
+        if line is None:
+            raise MemdistError(f"{options.runs} has no run {number}: submit again")
+        run = json.loads(line)
+        return Task(tuple(run["words"]), Path(run["folder"]))
+    filled = tuple(word.replace(NUMBER, str(number)) for word in words)
+    return Task(filled, place, f"{number}-of-{options.total}")
+
+
+def _verb(words: Sequence[str]) -> str:
+    return "verify" if "--verify" in words else words[0]
+
+
+class Leg:
+    """One attempt at a task."""
+
+    def __init__(self, options: argparse.Namespace, here: Here, what: Task) -> None:
+        """Nothing is started yet."""
+        self.options, self.here, self.task = options, here, what
+        self.file = book.attempts_file(what.home, what.share)
+        self.told: str | None = None
+        """What made it tell the command to leave."""
+
+    def run(self, forward: Forward) -> int:
+        """Do it; gives the exit code of the job."""
+        before = self.earlier()
+        if before and (why := decide.refusal(before, self.options.max_failures)):
+            say(f"this job is not started again: {why}")
+            book.ended(
+                self.file,
+                replace(
+                    self.attempt(), ended=time.time(), code=1, reached=self.task.progress(), kind="no-progress", why=why
+                ),
+            )
+            return 1
+        begun = self.attempt()
+        book.began(self.file, begun)
+        environment = stage.prepare(self.options, self.here, self.task.words)
+        code = self.wait(self.start(environment), forward)
+        stage.keep(self.options, environment)
+        return self.end(begun, before, code)
+
+    def attempt(self) -> book.Attempt:
+        """This attempt, as it begins."""
+        here, log = self.here, book.batch_log(self.options.place, self.here.id)
+        return book.Attempt(
+            job=here.id,
+            restart=here.restart,
+            nodes=here.nodes,
+            began=time.time(),
+            since=self.task.progress(),
+            log=log.stat().st_size if log.is_file() else 0,
+        )
+
+    def earlier(self) -> list[book.Attempt]:
+        """Attempts before this one; of those that were killed, how they ended is found out and written down."""
+        found = book.attempts(self.file)
+        for at, attempt in enumerate(found):
+            if attempt.kind is None:
+                finding = self.judge(None, attempt)
+                found[at] = replace(
+                    attempt, ended=time.time(), reached=self.task.progress(), kind=finding.kind, why=_why(finding)
+                )
+                book.ended(self.file, found[at])
+        # What a person has submitted again since is not to answer for what came before.
+        submitted = [job.at for job in book.submitted(self.options.place) if job.id == self.here.id.partition("_")[0]]
+        return [attempt for attempt in found if not submitted or attempt.began >= submitted[0] - 1]
+
+    def start(self, environment: dict[str, str]) -> subprocess.Popen[bytes]:
+        """Start the ranks of the command."""
+        ranks, nodes = self.options.ranks, self.here.count
+        rundir.make_folder(book.logs(self.task.home))
+        log = book.rank_log(self.task.home, self.here.id, self.here.restart, 0)
+        command = memdist(self.task.words)
+        if self.here.local and ranks > 1 and self.task.trains:
+            command += ["--gpus", str(ranks)]
+        elif ranks * nodes > 1 and not self.here.local:
+            pattern = str(log).replace("%", "%%").removesuffix("0") + "%t"
+            command = ["srun", *_step(nodes, ranks), f"--output={pattern}", "--open-mode=append", *command]
+            return subprocess.Popen(
+                command, env=environment, stdin=subprocess.DEVNULL, start_new_session=True, preexec_fn=bound()
+            )
+        with open(log, "ab") as file:
+            return subprocess.Popen(
+                command,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=file,
+                start_new_session=True,
+                preexec_fn=bound(),
+            )
+
+    def wait(self, child: subprocess.Popen[bytes], forward: Forward) -> int:
+        """Wait for the command, handing signals on and minding the end of the job's time."""
+        end = self.here.ends(os.environ) if self.options.lead else None
+        while (code := child.poll()) is None:
+            if forward.got:
+                self.tell(child, signal.Signals(forward.got[-1]).name)
+            elif end is not None and time.time() > end - self.options.lead:
+                self.tell(child, "the end of the job's time")
+            time.sleep(TICK)
+        return code
+
+    def tell(self, child: subprocess.Popen[bytes], why: str) -> None:
+        """Tell the command, once, to leave."""
+        if self.told is None:
+            self.told = why
+            # USR2 is what a training takes as the wish to stop; whatever else is begun again where it was.
+            child.send_signal(signal.SIGUSR2 if self.task.trains else signal.SIGTERM)
+
+    def judge(self, code: int | None, attempt: book.Attempt) -> triage.Finding:
+        """What became of an attempt, from its exit code (None: it was killed) and what it printed."""
+        ranks = book.logs(self.task.home).glob(f"{attempt.job}.{attempt.restart}.rank*")
+        logs = {path.name.rpartition(".")[2].replace("rank", "rank "): triage.tail(path) for path in sorted(ranks)}
+        batch = book.batch_log(self.options.place, attempt.job)
+        logs["batch"] = triage.tail(batch, start=attempt.log) if batch.is_file() else []
+        state = self.task.home / rundir.STATE
+        noted = {}
+        with contextlib.suppress(MemdistError, OSError):
+            # What an earlier attempt has left says nothing of this one.
+            if self.task.trains and state.stat().st_mtime >= attempt.began:
+                noted = rundir.read_json(state)
+        return triage.judge(code, logs, noted=noted)
+
+    def end(self, begun: book.Attempt, before: list[book.Attempt], code: int) -> int:
+        """Write down how it ended, and do what follows from it; gives the job's exit code."""
+        left = self.told is not None and code in (RESUME_ME, -signal.SIGTERM, 128 + signal.SIGTERM)
+        finding = None if left or code == 0 else self.judge(code, begun)
+        kind = "finished" if code == 0 else "stopped" if left or finding is None else finding.kind
+        why = f"by {self.told}" if left else "" if finding is None else _why(finding)
+        if kind != "finished" and (self.here.cancelled() or book.cancelled(self.options.place, begun.job)):
+            kind, why = "cancelled", "by its user"
+        done = replace(begun, ended=time.time(), code=code, reached=self.task.progress(), kind=kind, why=why)
+        book.ended(self.file, done)
+        if finding is not None:
+            say(f"{kind}: {finding.advice}", *(f"  {line.where}: {line.text}" for line in finding.lines))
+        if kind in ("finished", "cancelled"):
+            return code
+        again = kind == "stopped" or (finding is not None and finding.retry)
+        if again and (why_not := decide.refusal([*before, done], self.options.max_failures)):
+            book.ended(self.file, replace(done, kind="no-progress", why=why_not))
+            say(f"this job is not started again: {why_not}")
+            again = False
+        return self.again(finding) if again else (code if code > 0 else 128 - code)
+
+    def again(self, finding: triage.Finding | None) -> int:
+        """Have the job started again; gives its exit code."""
+        if self.options.again == "chain" or self.here.local:
+            say("the next job of the chain goes on from here" if not self.here.local else "it is started again")
+            return RESUME_ME
+        bad = finding is not None and finding.elsewhere
+        # Where the lines do not say which node it was, the job may as well keep away from this one.
+        refused = self.here.requeue(",".join(finding.nodes) or self.here.node if finding is not None and bad else None)
+        if refused is not None:
+            say(f"{refused}: submit again to go on from here, or give the job --legs from the start")
+        return RESUME_ME
+
+
+def _step(nodes: int, ranks: int) -> list[str]:
+    cpus = os.environ.get("SLURM_CPUS_PER_TASK")
+    words = [f"--nodes={nodes}", f"--ntasks={nodes * ranks}", f"--ntasks-per-node={ranks}", "--kill-on-bad-exit=1"]
+    # Every rank sees all GPUs of its node and takes the one of its number: so ranks can copy from GPU to GPU.
+    words += ["--gpu-bind=none"] if os.environ.get("SLURM_GPUS_ON_NODE") else []
+    return [*words, *([f"--cpus-per-task={cpus}"] if cpus else []), "--disable-status"]
+
+
+def _why(finding: triage.Finding) -> str:
+    return finding.lines[0].text if finding.lines else finding.advice
+
+
+def say(*lines: str) -> None:
+    """Print sentences into the job's log."""
+    for line in lines:
+        print(f"memdist: {printable(line)}", flush=True)
+
+
+def options(words: Sequence[str]) -> argparse.Namespace:
+    """Read the command line that `memdist.cluster.text` writes."""
+    parser = argparse.ArgumentParser(prog="memdist.cluster.leg", description=__doc__)
+    parser.add_argument("--place", type=Path, required=True)
+    parser.add_argument("--ranks", type=int, default=1)
+    parser.add_argument("--lead", type=int, default=120)
+    parser.add_argument("--max-failures", type=int, default=3)
+    parser.add_argument("--again", choices=["requeue", "chain"], default="requeue")
+    parser.add_argument("--offset", type=int, default=0)
+    parser.add_argument("--total", type=int, default=0)
+    parser.add_argument("--scratch")
+    parser.add_argument("--runs", type=Path)
+    parser.add_argument("words", nargs="+")
+    return parser.parse_args(words)
+
+
+def main() -> int:
+    """Run what the command line says inside the job that the environment tells of."""
+    given = options(sys.argv[1:])
+    here = Here.of(os.environ)
+    try:
+        with Forward() as forward:
+            what = task(given, here)
+            say(
+                f"attempt {here.restart + 1} of job {here.id} on {here.nodes or 'no node'}: memdist {shlex.join(what.words)}"
+            )
+            return Leg(given, here, what).run(forward)
+    except MemdistError as error:
+        say(str(error))
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,242 @@
+"""What a person asks of a cluster, checked before anything is written or submitted."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from memdist import rundir
+from memdist.cluster import book, facts, local, profile, submit, text, times
+from memdist.cluster import queue as queue_
+from memdist.cluster.profile import LOCAL, Cluster
+from memdist.cluster.text import Job
+from memdist.errors import ClusterError, ConfigError, printable
+
+_OWN = ("/tmp", "/var/tmp", "/dev/shm", "/run")
+"""Folders that each machine has for itself."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """The flags of `memdist submit`."""
+
+    cluster: str
+    time: str | None = None
+    nodes: int = 1
+    gpus: int | None = None
+    """Of each node; None: one, where the cluster has any."""
+    ranks: int | None = None
+    """Of each node; None: one a GPU."""
+    legs: int = 1
+    after: tuple[Path, ...] = ()
+    at_most: int | None = None
+
+
+class Site:
+    """A cluster, and what is asked of it."""
+
+    def __init__(self, asked: Asked, *, dry: bool = False) -> None:
+        """Read the profile, ask Slurm, and check what was asked; raises MemdistError."""
+        self.asked = asked
+        self.name = asked.cluster
+        self.cluster: Cluster = profile.read(asked.cluster)
+        self.notes: list[str] = []
+        self.local = asked.cluster == LOCAL
+        self.facts: facts.Facts | None = None
+        if not self.local:
+            try:
+                self.facts = facts.ask()
+            except ClusterError as error:
+                if not dry:
+                    raise
+                self.notes.append(f"limits are not checked: {error}")
+        self.seconds = times.seconds(asked.time or self.cluster.time)
+        if self.local and asked.nodes > 1:
+            raise ClusterError(
+                f"--nodes {asked.nodes} cannot be with --cluster local, which is this machine: leave it out"
+            )
+        if self.local and asked.legs > 1:
+            raise ClusterError(
+                f"--legs {asked.legs} cannot be with --cluster local, where no job runs out of time: leave it out"
+            )
+        self.gpus = self._gpus()
+        self.ranks = asked.ranks or max(1, self.gpus)
+        self._limits()
+        if not self.local and not self.cluster.requeue and asked.legs == 1:
+            self.notes.append(
+                "jobs of this cluster cannot requeue themselves: with --legs N so many follow one another"
+            )
+
+    def _gpus(self) -> int:
+        asked = self.asked.gpus
+        if self.local:
+            from memdist.launch import gpus
+
+            there = gpus.count()
+            if asked is not None and asked > there:
+                raise ClusterError(
+                    f"--gpus-per-node {asked} cannot be: this machine has {there} GPUs; ask for at most as many"
+                )
+            return min(1, there) if asked is None else asked
+        most = self.cluster.gpus_per_node
+        if most is None and self.facts is not None:
+            most = self.facts.partition(self.cluster.partition).gpus
+        if asked is not None and most is not None and asked > most:
+            where = f"partition {self.cluster.partition}" if self.cluster.partition else f"cluster {self.name}"
+            raise ClusterError(
+                f"--gpus-per-node {asked} cannot be: no node of {where} has more than {most}; ask for at most as many, and for "
+                "more --nodes"
+            )
+        return (1 if most is None else min(1, most)) if asked is None else asked
+
+    def _limits(self) -> None:
+        limit = times.seconds(self.cluster.max_time) if self.cluster.max_time else None
+        name = (self.cluster.partition if self.gpus else self.cluster.cpu_partition) or self.cluster.partition
+        where = "the cluster's file"
+        if self.facts is not None:
+            partition = self.facts.partition(name)
+            if partition.nodes and self.asked.nodes > partition.nodes:
+                raise ClusterError(
+                    f"--nodes {self.asked.nodes} cannot be: partition {partition.name} has {partition.nodes}; ask for fewer"
+                )
+            if partition.seconds is not None and (limit is None or partition.seconds < limit):
+                limit, where = partition.seconds, f"partition {partition.name}"
+        if limit is not None and self.seconds > limit:
+            legs = -(-self.seconds // limit)
+            raise ClusterError(
+                f"--time {times.shown(self.seconds)} is over the limit of {where}, {times.shown(limit)}: give --time "
+                f"{times.shown(limit).replace(' ', '')}; a job that is not done then goes on in the next of {legs} by requeueing "
+                "itself, or with --legs"
+            )
+
+    def sees(self, folder: Path, what: str) -> None:
+        """Raise a ClusterError where compute nodes cannot see a folder, as far as that can be known here."""
+        if self.local:
+            return
+        real = Path(os.path.realpath(folder))
+        if self.cluster.shared:
+            if not any(real.is_relative_to(os.path.realpath(one)) for one in self.cluster.shared):
+                raise ClusterError(
+                    f"{what} {printable(folder)} is not in a folder that compute nodes of {self.name} see "
+                    f"({', '.join(map(str, self.cluster.shared))}, by `shared` of its file): choose one there"
+                )
+        elif any(real.is_relative_to(one) for one in _OWN):
+            raise ClusterError(
+                f"{what} {printable(folder)} is this machine's own, and compute nodes do not see it: choose one on a shared file "
+                f"system, or name it in `shared` of the file of cluster {self.name}"
+            )
+
+    def submit(self, job: Job) -> str:
+        """Submit a job; gives its number."""
+        return local.submit(job, self.cluster) if self.local else submit.to_slurm(job, self.cluster)
+
+    def cancel(self, numbers: list[str]) -> None:
+        """Take back what was submitted."""
+        (local.cancel if self.local else submit.cancel)(numbers)
+
+    def split(self, job: Job) -> list[Job]:
+        """A job as it is submitted: arrays cut to what Slurm takes, chains as so many jobs."""
+        if job.numbers:
+            most = self.facts.max_array if self.facts is not None else facts.MAX_ARRAY
+            pieces = text.cut(job.numbers, 10**9 if self.local else most)
+            return [replace(job, offset=offset, numbers=numbers) for offset, numbers in pieces]
+        if self.asked.legs > 1:
+            return [replace(job, chained=True)] * self.asked.legs
+        return [job]
+
+    def predecessors(self) -> tuple[str, ...]:
+        """Jobs of the runs that --after names; raises ClusterError for one that is neither finished nor queued."""
+        numbers: list[str] = []
+        for run in self.asked.after:
+            waits = live(run, "train")
+            if waits:
+                numbers += waits
+            elif rundir.read_json(run / rundir.STATE).get("state") != "finished":
+                raise ClusterError(
+                    f"--after {printable(run)}: this run is neither finished nor has it a job that waits or runs; submit it first"
+                )
+        return tuple(dict.fromkeys(numbers))
+
+
+def live(place: Path, kind: book.Kind | None = None) -> list[str]:
+    """Jobs of a place (of one kind) that wait or run."""
+    jobs = [job for job in book.submitted(place) if kind in (None, job.kind) and not book.cancelled(place, job.id)]
+    queue = queue_.ask() if any(not job.id.startswith("local-") for job in jobs) else None
+    found = []
+    for job in jobs:
+        if job.id.startswith("local-"):
+            if local.alive(job.id):
+                found.append(job.id)
+        elif queue is not None and any(each.partition("_")[0] == job.id for each in queue.jobs):
+            found.append(job.id)
+    return found
+
+
+def live_numbers(place: Path, match: Callable[[book.Submitted], bool]) -> set[int]:
+    """Numbers of shares or runs that are queued or run already, of submissions that `match`."""
+    jobs = [job for job in book.submitted(place) if job.numbers and match(job)]
+    queue = queue_.ask() if any(not job.id.startswith("local-") for job in jobs) else None
+    found: set[int] = set()
+    for job in jobs:
+        if job.id.startswith("local-"):
+            found |= set(job.numbers) if local.alive(job.id) else set()
+        elif queue is not None:
+            found |= {number for number in job.numbers if job.element(number) in queue.jobs}
+    return found
+
+
+def hours(job: Job) -> float:
+    """GPU-hours (of what has no GPU: node-hours) that a job can take at most, in one go."""
+    return job.seconds / 3600 * job.nodes * (job.gpus or 1) * max(1, len(job.numbers))
+
+
+def describe(site: Site, jobs: Sequence[Job], skipped: Sequence[str]) -> str:
+    """What would be submitted, for --dry-run: every script as it would be, and what it costs."""
+    lines: list[str] = []
+    scripts = [text.render(job, site.cluster) for job in jobs]
+    for script in dict.fromkeys(scripts):
+        same = scripts.count(script)
+        lines += [script] + ([f"({same} such jobs, one after the other)", ""] if same > 1 else [])
+    for job in jobs:
+        if job.numbers:
+            last = job.numbers[-1] - job.offset
+            first = job.numbers[0] - job.offset
+            lines.append(
+                f"array: {len(job.numbers)} of {job.total}, numbers {text.indices(job.numbers)} as indices {first} to {last}"
+                f"{f', {job.at_most} at once' if job.at_most else ''}"
+            )
+    unit = "GPU-hours" if any(job.gpus for job in jobs) else "node-hours"
+    total = sum(hours(job) for job in jobs)
+    lines.append(
+        f"{unit}: {total:.1f} at most, each time that the time limit of {times.shown(site.seconds)} is used up"
+    )
+    return "\n".join([*lines, *skipped, *site.notes, "nothing was submitted"])
+
+
+def do(site: Site, jobs: Sequence[Job], record: Callable[[Job, str], Any]) -> list[str]:
+    """Submit jobs that belong together: all or none; gives their numbers. `behind` of ("",) waits for those before."""
+    done: list[str] = []
+    try:
+        for job in jobs:
+            ready = replace(job, behind=tuple(done)) if job.behind == ("",) else job
+            done.append(site.submit(ready))
+    except BaseException:
+        if done:
+            site.cancel(done)
+        raise
+    for job, number in zip(jobs, done, strict=True):
+        record(job, number)
+    return done
+
+
+def ranks_of(site: Site, size: int) -> None:
+    """Raise a ConfigError where a batch does not divide by the ranks that were asked for."""
+    world = site.asked.nodes * site.ranks
+    if size % world:
+        raise ConfigError(
+            f"batch.size = {size} cannot be shared by {world} ranks ({site.asked.nodes} nodes of {site.ranks}): make it a "
+            "multiple, or ask for other --nodes or --gpus-per-node"
+        )

@@ -1,0 +1,106 @@
+"""The job that this process is part of, from its environment: a job of Slurm, or one that is queued on this machine."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+LOCAL_JOB = "MEMDIST_LOCAL_JOB"
+"""Environment variable of a job that is queued on this machine: its number, of an array `local-..._4`."""
+LOCAL_RESTART = "MEMDIST_LOCAL_RESTART"
+
+PATIENCE = 20.0
+"""Seconds that a program of Slurm may take, while a job's grace runs out."""
+
+
+@dataclass(frozen=True)
+class Here:
+    """A job, seen from within."""
+
+    id: str
+    """As it is written down: of an array 123_4."""
+    number: str
+    """As scontrol takes it."""
+    index: int | None
+    """Of an array."""
+    restart: int
+    nodes: str
+    """In Slurm's short form."""
+    count: int
+    """Nodes."""
+    node: str
+    """Where this process is."""
+    local: bool
+
+    @classmethod
+    def of(cls, environment: Mapping[str, str]) -> Here:
+        """Read the environment of a batch script."""
+        if local := environment.get(LOCAL_JOB):
+            index = local.rpartition("_")[2] if "_" in local else ""
+            restart = int(environment.get(LOCAL_RESTART, "0"))
+            return cls(local, local, int(index) if index else None, restart, "this machine", 1, "this machine", True)
+        number, array = environment.get("SLURM_JOB_ID", ""), environment.get("SLURM_ARRAY_JOB_ID", "")
+        index = environment.get("SLURM_ARRAY_TASK_ID", "")
+        in_array = bool(array and index)
+        return cls(
+            id=f"{array}_{index}" if in_array else number or "none",
+            number=f"{array}_{index}" if in_array else number,
+            index=int(index) if in_array else None,
+            restart=int(environment.get("SLURM_RESTART_COUNT") or 0),
+            nodes=environment.get("SLURM_JOB_NODELIST", ""),
+            count=int(environment.get("SLURM_JOB_NUM_NODES") or 1),
+            node=environment.get("SLURMD_NODENAME", ""),
+            local=False,
+        )
+
+    def cancelled(self) -> bool:
+        """Whether somebody has cancelled this job, as far as scontrol tells."""
+        return not self.local and "JobState=CANCELLED" in (self._scontrol("show", "job", "-o", self.number) or "")
+
+    def ends(self, environment: Mapping[str, str]) -> float | None:
+        """When its time is over, in seconds since 1970; None where nobody says."""
+        given = environment.get("SLURM_JOB_END_TIME", "")
+        if given.isdecimal():
+            return float(given)
+        found = re.search(
+            r"\bEndTime=(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)", self._scontrol("show", "job", "-o", self.number) or ""
+        )
+        # Slurm writes the time of its own zone, which is this machine's.
+        return time.mktime(time.strptime(found[1], "%Y-%m-%dT%H:%M:%S")) if found else None
+
+    def requeue(self, without: str | None) -> str | None:
+        """Put this job into the queue again, without a node if need be; None, or why that cannot be.
+
+        Slurm kills this process soon after.
+        """
+        if shutil.which("scontrol") is None:
+            return "there is no scontrol on this node"
+        if self._scontrol("requeue", self.number) is None:
+            return f"scontrol requeue {self.number} is refused"
+        if without:
+            # Only of a job that waits may the nodes be changed.
+            for _ in range(20):
+                if self._scontrol("update", f"JobId={self.number}", f"ExcNodeList={without}") is not None:
+                    break
+                time.sleep(0.2)
+        return None
+
+    def _scontrol(self, *words: str) -> str | None:
+        if self.local or not self.number:
+            return None
+        try:
+            done = subprocess.run(
+                ["scontrol", *words],
+                capture_output=True,
+                text=True,
+                errors="replace",
+                timeout=PATIENCE,
+                stdin=subprocess.DEVNULL,
+            )
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return done.stdout if done.returncode == 0 else None

@@ -1,0 +1,71 @@
+"""Jobs on their way to Slurm, through submitit: the one file that imports it.
+
+submitit writes a script, gives it to sbatch and reads the job's number. The script is memdist's own
+text (`memdist.cluster.text`), the very one that a dry run shows, in place of submitit's, which would start Python on a
+pickled function: what a job does stands in its script, and nothing is unpickled.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import tempfile
+import warnings
+from collections.abc import Iterator, Sequence
+
+from memdist import rundir
+from memdist.cluster import book, facts
+from memdist.cluster.profile import Cluster
+from memdist.cluster.text import Job, render
+from memdist.errors import ClusterError
+
+
+def to_slurm(job: Job, cluster: Cluster) -> str:
+    """Submit a job or an array; gives its number. Raises ClusterError with sbatch's own words where it refuses."""
+    text = render(job, cluster)
+    with private():
+        rundir.make_folder(book.logs(job.place))
+        number = _sbatch(text)
+        rundir.write_text(book.folder(job.place) / f"{number}.sbatch", text)
+    return number
+
+
+def cancel(jobs: Sequence[str]) -> None:
+    """Cancel jobs, arrays or elements of arrays of Slurm; those that have ended are passed over."""
+    facts.call(["scancel", "--quiet", *jobs])
+
+
+def _sbatch(text: str) -> str:
+    if not facts.there():
+        facts.call(["sbatch", "--version"])  # which says so
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import submitit
+        from submitit.core.utils import FailedJobError, FailedSubmissionError
+
+    class Executor(submitit.SlurmExecutor):
+        """submitit's, with a text of ours."""
+
+        def _make_submission_file_text(self, command: str, uid: str) -> str:
+            return text
+
+    # Of a name with % submitit would make another; sbatch takes a copy of what lies there.
+    with tempfile.TemporaryDirectory(prefix="memdist-submit-") as folder:
+        try:
+            with contextlib.redirect_stderr(io.StringIO()):  # sbatch's words come once
+                return str(Executor(folder)._submit_command("").job_id)
+        except FailedJobError as error:
+            raise ClusterError(f"{facts.refusal('sbatch', str(error))}; nothing was submitted") from error
+        except FailedSubmissionError as error:
+            raise ClusterError(f"sbatch answered what is no number of a job: {error}") from error
+
+
+@contextlib.contextmanager
+def private() -> Iterator[None]:
+    """What is written is for its user alone."""
+    before = os.umask(0o077)
+    try:
+        yield
+    finally:
+        os.umask(before)
