@@ -34,6 +34,9 @@ from memdist.launch.local import memdist, newest
 TICK = 0.1
 """Seconds between two looks at the command."""
 
+_LOOKED = 16384
+"""Bytes of the end of each log that are searched for what went wrong: there may be hundreds of ranks."""
+
 
 @dataclass(frozen=True)
 class Task:
@@ -184,9 +187,9 @@ class Leg:
     def judge(self, code: int | None, attempt: book.Attempt) -> triage.Finding:
         """What became of an attempt, from its exit code (None: it was killed) and what it printed."""
         ranks = book.logs(self.task.home).glob(f"{attempt.job}.{attempt.restart}.rank*")
-        logs = {path.name.rpartition(".")[2].replace("rank", "rank "): triage.tail(path) for path in sorted(ranks)}
+        logs = {path.name.rpartition(".")[2].replace("rank", "rank "): triage.tail(path, _LOOKED) for path in sorted(ranks)}
         batch = book.batch_log(self.options.place, attempt.job)
-        logs["batch"] = triage.tail(batch, start=attempt.log) if batch.is_file() else []
+        logs["batch"] = triage.tail(batch, _LOOKED, start=attempt.log) if batch.is_file() else []
         state = self.task.home / rundir.STATE
         noted = {}
         with contextlib.suppress(MemdistError, OSError):
