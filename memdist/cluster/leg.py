@@ -25,7 +25,6 @@ from pathlib import Path
 from memdist import rundir, triage
 from memdist.cluster import book, decide, stage
 from memdist.cluster.slurm import Here
-from memdist.cluster.text import NUMBER
 from memdist.errors import MemdistError, printable
 from memdist.launch.ends import RESUME_ME
 from memdist.launch.forward import Forward, bound
@@ -78,8 +77,7 @@ def task(options: argparse.Namespace, here: Here) -> Task:
             raise MemdistError(f"{options.runs} has no run {number}: submit again")
         run = json.loads(line)
         return Task(tuple(run["words"]), Path(run["folder"]))
-    filled = tuple(word.replace(NUMBER, str(number)) for word in words)
-    return Task(filled, place, f"{number}-of-{options.total}")
+    return Task((*words, "--shard", f"{number}/{options.total}"), place, f"{number}-of-{options.total}")
 
 
 def _verb(words: Sequence[str]) -> str:
@@ -187,7 +185,9 @@ class Leg:
     def judge(self, code: int | None, attempt: book.Attempt) -> triage.Finding:
         """What became of an attempt, from its exit code (None: it was killed) and what it printed."""
         ranks = book.logs(self.task.home).glob(f"{attempt.job}.{attempt.restart}.rank*")
-        logs = {path.name.rpartition(".")[2].replace("rank", "rank "): triage.tail(path, _LOOKED) for path in sorted(ranks)}
+        logs = {
+            path.name.rpartition(".")[2].replace("rank", "rank "): triage.tail(path, _LOOKED) for path in sorted(ranks)
+        }
         batch = book.batch_log(self.options.place, attempt.job)
         logs["batch"] = triage.tail(batch, _LOOKED, start=attempt.log) if batch.is_file() else []
         state = self.task.home / rundir.STATE

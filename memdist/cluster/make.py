@@ -16,7 +16,7 @@ from memdist import models as registry
 from memdist.cluster import book, request, sweep, text
 from memdist.cluster.request import Site
 from memdist.cluster.submit import private
-from memdist.cluster.text import NUMBER, Job
+from memdist.cluster.text import Job
 from memdist.errors import ConfigError, MemdistError
 from memdist.predict import folder as maps
 from memdist.predict import inputs as inputs_
@@ -125,8 +125,7 @@ def predict(
         made.skipped.append(f"{len(busy)} of {shards} shares are queued already")
     waiting = tuple(number for number in range(1, shards + 1) if number not in done | busy)
     if waiting:
-        share = (*common, "--shard", f"{NUMBER}/{shards}")
-        array = _job(site, "predict", place, share, numbers=waiting, total=shards)
+        array = _job(site, "predict", place, common, numbers=waiting, total=shards)
         made.jobs = [*site.split(array), _job(site, "verify", place, (*common, "--verify"), behind=("",), gpus=0)]
     return made
 

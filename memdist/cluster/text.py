@@ -13,9 +13,6 @@ from memdist.cluster import book, times
 from memdist.cluster.profile import Cluster
 from memdist.errors import printable
 
-NUMBER = "{number}"
-"""Stands in a job's words for the number of an array's element."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
@@ -25,7 +22,7 @@ class Job:
     name: str
     """Of letters, digits, dots, hyphens and underscores."""
     words: tuple[str, ...]
-    """Command of memdist; NUMBER in them stands for the element's number."""
+    """Command of memdist; an element of an array adds which share it does."""
     place: Path
     """Folder in whose `jobs` it is written down."""
     folder: Path
