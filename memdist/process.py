@@ -10,6 +10,8 @@ import functools
 import hashlib
 import os
 import platform
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -32,7 +34,7 @@ class Process:
     start: int
     """Clock ticks from the kernel's start to the process's; 0 where the system does not say."""
     job: str
-    """Slurm's job id; empty outside a job."""
+    """Slurm's job id, and behind a dot how often that job had been started before; empty outside a job."""
 
     def __str__(self) -> str:
         """As a sentence names it."""
@@ -51,10 +53,17 @@ class Process:
 
     def life(self, me: Process) -> Life:
         """Whether it lives, as far as `me` can know without waiting."""
+        if self._left_behind(me):
+            return "dead"
         # Another boot of a machine with this name is no proof: containers on two machines share names, and what an
         # installation calls itself. After a machine has started anew, patience costs a minute. Where kernels give their
         # boots no names, two machines of one name look like one place: there nobody is judged by a number.
         return life(self.pid, self.start) if me.boot and self.place == me.place else "unknown"
+
+    def _left_behind(self, me: Process) -> bool:
+        """Whether it belongs to an earlier start of the job that `me` is part of: Slurm ends all of one before the next."""
+        mine, its = (re.fullmatch(r"([0-9]+)(?:\.([0-9]+))?", process.job) for process in (me, self))
+        return mine is not None and its is not None and mine[1] == its[1] and int(its[2] or 0) < int(mine[2] or 0)
 
 
 def this() -> Process:
@@ -91,8 +100,13 @@ def _this(pid: int) -> Process:
         namespace=_link(Path("/proc/self/ns/pid")),
         pid=pid,
         start=start,
-        job=os.environ.get("SLURM_JOB_ID", ""),
+        job=_job(os.environ),
     )
+
+
+def _job(environment: Mapping[str, str]) -> str:
+    number, restart = environment.get("SLURM_JOB_ID", ""), environment.get("SLURM_RESTART_COUNT", "0")
+    return f"{number}.{restart}" if number and restart not in ("", "0") else number
 
 
 def _stat(pid: int) -> tuple[str, int]:

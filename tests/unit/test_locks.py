@@ -502,3 +502,26 @@ def test_a_temporary_name_tells_its_writer_and_has_an_end(tmp_path: Path) -> Non
     assert HERE.tag in name and len(name.encode()) < 150
     rundir.write_text(tmp_path / ("x" * 250), "long")
     assert (tmp_path / ("x" * 250)).read_text() == "long"
+
+
+@pytest.mark.parametrize(
+    ("its", "mine", "life"),
+    [
+        ("42", "42.1", "dead"),
+        ("42.1", "42.3", "dead"),
+        ("42", "42", "unknown"),
+        ("42.2", "42.1", "unknown"),
+        ("41", "42.1", "unknown"),
+        ("", "42.1", "unknown"),
+        ("42", "", "unknown"),
+    ],
+)
+def test_a_job_that_was_started_again_has_left_its_former_processes_behind(its, mine, life):
+    me = dataclasses.replace(HERE, job=mine)
+    assert dataclasses.replace(ELSEWHERE, job=its).life(me) == life
+
+
+def test_a_process_of_a_job_that_was_started_again_says_so():
+    assert process._job({"SLURM_JOB_ID": "42"}) == "42"
+    assert process._job({"SLURM_JOB_ID": "42", "SLURM_RESTART_COUNT": "3"}) == "42.3"
+    assert process._job({}) == ""
