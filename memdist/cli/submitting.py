@@ -89,7 +89,9 @@ def _end(site: Any, made: Any, dry: bool) -> None:
 
     if dry:
         output.show(
-            request.describe(site, made.jobs, made.skipped) if made.jobs else "\n".join([*made.skipped, *site.notes])
+            request.describe(site, made.jobs, [*made.skipped, *([made.forecast] if made.forecast else [])])
+            if made.jobs
+            else "\n".join([*made.skipped, *site.notes])
         )
     else:
         output.show("\n".join(make.submit(site, made)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import shlex
 from collections.abc import Callable, Iterator, Sequence
@@ -13,7 +14,7 @@ from typing import Any
 
 from memdist import config, rundir
 from memdist import models as registry
-from memdist.cluster import book, request, sweep, text
+from memdist.cluster import book, request, sweep, text, times
 from memdist.cluster.request import Site
 from memdist.cluster.submit import private
 from memdist.cluster.text import Job
@@ -31,6 +32,8 @@ class Made:
     """Files that the jobs read."""
     skipped: list[str] = field(default_factory=list)
     """What is not submitted, and why."""
+    forecast: str = ""
+    """For a dry run: how many jobs it may take, one after the other."""
     key: str = ""
     """What the numbers of an array mean: the same for the same shares or runs."""
 
@@ -48,7 +51,7 @@ def train(site: Site, path: Path, overrides: Sequence[str], out: Callable[[Any],
     settings = config.dump(run)
     file = book.folder(place) / f"train-{_digest(settings)}.yaml"
     job = _job(site, "train", place, ("train", str(file), "--out", str(place)))
-    return Made(site.split(job), {file: settings})
+    return Made(site.split(job), {file: settings}, forecast=_forecast(place, site.seconds))
 
 
 def sweep_(site: Site, path: Path, overrides: Sequence[str], place: Path) -> Made:
@@ -233,3 +236,20 @@ def _found_wrong(place: Path) -> bool:
     """Whether the last verification has found something: then all shares look at their maps again."""
     attempts = book.attempts(book.attempts_file(place, "verify"))
     return bool(attempts) and attempts[-1].kind not in (None, "finished")
+
+
+def _forecast(place: Path, seconds: int) -> str:
+    """How many legs a time limit makes of what is left of a run, by what its steps have taken so far."""
+    unknown = "legs: not known before the first steps are timed; a job that is not done goes on in the next one"
+    try:
+        stands = rundir.read_json(place / rundir.STATE)
+        step, steps, taken = (float(stands[key]) for key in ("step", "steps", "train_seconds"))
+    except (MemdistError, KeyError, TypeError, ValueError):
+        return unknown
+    if step <= 0:
+        return unknown
+    left = (steps - step) * taken / step
+    return (
+        f"legs: about {max(1, math.ceil(left / seconds))} of {times.shown(seconds)}, as {steps - step:.0f} steps are left and each "
+        f"has taken {taken / step:.3g} s so far"
+    )

@@ -193,7 +193,7 @@ def hours(job: Job) -> float:
     return job.seconds / 3600 * job.nodes * (job.gpus or 1) * max(1, len(job.numbers))
 
 
-def describe(site: Site, jobs: Sequence[Job], skipped: Sequence[str]) -> str:
+def describe(site: Site, jobs: Sequence[Job], said: Sequence[str]) -> str:
     """What would be submitted, for --dry-run: every script as it would be, and what it costs."""
     lines: list[str] = []
     scripts = [text.render(job, site.cluster) for job in jobs]
@@ -213,7 +213,7 @@ def describe(site: Site, jobs: Sequence[Job], skipped: Sequence[str]) -> str:
     lines.append(
         f"{unit}: {total:.1f} at most, each time that the time limit of {times.shown(site.seconds)} is used up"
     )
-    return "\n".join([*lines, *skipped, *site.notes, "nothing was submitted"])
+    return "\n".join([*lines, *said, *site.notes, "nothing was submitted"])
 
 
 def do(site: Site, jobs: Sequence[Job], record: Callable[[Job, str], Any]) -> list[str]:
