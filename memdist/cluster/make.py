@@ -250,6 +250,6 @@ def _forecast(place: Path, seconds: int) -> str:
         return unknown
     left = (steps - step) * taken / step
     return (
-        f"legs: about {max(1, math.ceil(left / seconds))} of {times.shown(seconds)}, as {steps - step:.0f} steps are left and each "
-        f"has taken {taken / step:.3g} s so far"
+        f"legs: about {max(1, math.ceil(left / seconds))} of {times.shown(seconds)}, as {steps - step:.0f} steps are left and "
+        f"each has taken {taken / step:.3g} s so far"
     )
