@@ -80,6 +80,9 @@ class Here:
         if shutil.which("scontrol") is None:
             return "there is no scontrol on this node"
         if self._scontrol("requeue", self.number) is None:
+            # After the failure of a node Slurm does so itself.
+            if re.search(r"\bJobState=(PENDING|REQUEUE)", self._scontrol("show", "job", "-o", self.number) or ""):
+                return None
             return f"scontrol requeue {self.number} is refused"
         if without:
             # Only of a job that waits may the nodes be changed.

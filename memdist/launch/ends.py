@@ -119,7 +119,9 @@ def told() -> Iterator[None]:
 
     What is raised goes on as it is, but for the loss of a peer, which becomes exit code 1.
     """
-    if not os.environ.get(JOB) and os.environ.get("WORLD_SIZE", "1") == "1":
+    # What srun says is turned into RANK and WORLD_SIZE later, by the command.
+    alone = os.environ.get("WORLD_SIZE", "1") == "1" and os.environ.get("SLURM_STEP_NUM_TASKS", "1") == "1"
+    if not os.environ.get(JOB) and alone:
         yield
         return
     register()
