@@ -6,10 +6,8 @@ from collections.abc import Sequence
 
 from memdist.cluster.book import Attempt
 
-NO_FAILURE = ("finished", "stopped", "time-limit", "pre-empted")
-"""Ends that say nothing against a job: its time was over, or another job came first."""
-
-GIVEN_UP = ("cancelled", "no-progress")
+NO_FAILURE = ("finished", "stopped", "time-limit", "pre-empted", "cancelled")
+"""Ends that say nothing against a job: its time was over, another job came first, or its user had it end."""
 
 IDLE = 2
 """Attempts in a row without a newer checkpoint that end a job: one may have been stopped before it could write any."""

@@ -201,18 +201,19 @@ class Leg:
     def end(self, begun: book.Attempt, before: list[book.Attempt], code: int) -> int:
         """Write down how it ended, and do what follows from it; gives the job's exit code."""
         left = self.told is not None and code in (RESUME_ME, -signal.SIGTERM, 128 + signal.SIGTERM)
-        finding = None if left or code == 0 else self.judge(code, begun)
-        kind = "finished" if code == 0 else "stopped" if left or finding is None else finding.kind
+        # What is told to leave by TERM ends of it, as somebody's command to end it would look: it is a stop like any other.
+        finding = None if code == 0 else self.judge(RESUME_ME if left else code, begun)
+        kind = "finished" if finding is None else finding.kind
         why = f"by {self.told}" if left else "" if finding is None else _why(finding)
-        if kind != "finished" and (self.here.cancelled() or book.cancelled(self.options.place, begun.job)):
-            kind, why = "cancelled", "by its user"
+        if kind != "finished" and book.cancelled(self.options.place, begun.job):
+            kind = "cancelled"
         done = replace(begun, ended=time.time(), code=code, reached=self.task.progress(), kind=kind, why=why)
         book.ended(self.file, done)
-        if finding is not None:
+        if finding is not None and not left:
             say(f"{kind}: {finding.advice}", *(f"  {line.where}: {line.text}" for line in finding.lines))
         if kind in ("finished", "cancelled"):
             return code
-        again = kind == "stopped" or (finding is not None and finding.retry)
+        again = finding is not None and finding.retry
         if again and (why_not := decide.refusal([*before, done], self.options.max_failures)):
             book.ended(self.file, replace(done, kind="no-progress", why=why_not))
             say(f"this job is not started again: {why_not}")

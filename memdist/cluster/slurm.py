@@ -57,10 +57,6 @@ class Here:
             local=False,
         )
 
-    def cancelled(self) -> bool:
-        """Whether somebody has cancelled this job, as far as scontrol tells."""
-        return not self.local and "JobState=CANCELLED" in (self._scontrol("show", "job", "-o", self.number) or "")
-
     def ends(self, environment: Mapping[str, str]) -> float | None:
         """When its time is over, in seconds since 1970; None where nobody says."""
         given = environment.get("SLURM_JOB_END_TIME", "")

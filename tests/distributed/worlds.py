@@ -28,7 +28,7 @@ Scenario = tuple[str, int]
 """A name, and the size of the world that plays it."""
 
 
-def job(folder: Path, size: int, module: str, timeout: float = 500) -> None:
+def job(folder: Path, size: int, module: str, timeout: float = 1500) -> None:
     """Run `module` in `size` processes, which find what to do in its `scenarios`; an AssertionError shows what they said."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "MEMDIST_TEST_FP16_ON_CPU": "1"}
     processes = []
