@@ -3,6 +3,7 @@
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
+FOLDERS = ("memdist/", "configs/", "launch/", "slurm/")
 
 
 def _tree() -> set[str]:
@@ -24,12 +25,12 @@ def _tree() -> set[str]:
 
 
 def test_the_tree_names_every_file() -> None:
-    there = {
-        path for folder in ("memdist", "configs", "launch") for path in (ROOT / folder).rglob("*") if path.is_file()
+    there = {path for folder in FOLDERS for path in (ROOT / folder).rglob("*") if path.is_file()}
+    names = {
+        path.relative_to(ROOT).as_posix() for path in there if path.suffix in ("", ".py", ".sh", ".sbatch", ".yaml")
     }
-    names = {path.relative_to(ROOT).as_posix() for path in there if path.suffix in ("", ".py", ".sh", ".yaml")}
     expected = {name for name in names if not name.endswith("__init__.py")}
-    told = {path for path in _tree() if path.startswith(("memdist/", "configs/", "launch/")) and not path.endswith("/")}
+    told = {path for path in _tree() if path.startswith(FOLDERS) and not path.endswith("/")}
     assert told == expected
 
 
