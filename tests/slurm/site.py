@@ -1,0 +1,107 @@
+"""Runs that are submitted to a cluster of `tests.slurm.cluster`: small ones, and the one that they must equal."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from memdist import rundir
+from memdist.cluster import book
+from memdist.cluster.book import Attempt
+from memdist.data import example
+from tests.slurm.cluster import ROOT, Cluster
+
+STEPS = 600
+"""Some seconds of training: time to interrupt it."""
+
+SETTINGS = (
+    *("model.channels=8", "model.multipliers=[1,2,2]", "data.size=16", "batch.size=4", f"epochs={STEPS // 5}"),
+    *("device=cpu", "log.every=5", "log.tensorboard=false", "checkpoint.every=10000", "validate.every=10000"),
+)
+
+
+class Site:
+    """A folder with data, and files of clusters: `dev`, `preempt`, `high`, each a partition."""
+
+    def __init__(self, cluster: Cluster, folder: Path) -> None:
+        self.cluster, self.folder = cluster, folder
+        example.make(folder / "data", 28, 16, 0, 1)
+        profiles = folder / "config" / "memdist" / "clusters"
+        profiles.mkdir(parents=True)
+        common = {"gpus_per_node": 2, "cpus_per_gpu": 1, "signal_lead": 20, "shared": [str(folder)], "max_failures": 2}
+        common["environment"] = {"MASTER_ADDR": "127.0.0.1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+        for partition in ("debug", "preempt", "high"):
+            (profiles / f"{partition}.yaml").write_text(json.dumps({**common, "partition": partition}))
+        self.variables = {"XDG_CONFIG_HOME": str(folder / "config"), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+
+    def memdist(self, *words: object, code: int = 0) -> str:
+        """What a command of memdist prints on the login node."""
+        command = [sys.executable, "-P", "-m", "memdist", *words]
+        done = self.cluster.ask(*command, timeout=200, folder=self.folder, variables=self.variables)
+        assert done.returncode == code, (words, done.returncode, done.stdout[-2000:], done.stderr[-4000:])
+        return done.stdout if code == 0 else done.stderr
+
+    def train(self, out: str, partition: str = "debug", *more: object) -> str:
+        """Submit a small training; gives its job."""
+        data = ("data.images=data/images", "data.maps=data/maps")
+        words = (
+            "submit",
+            "train",
+            "quick/unet",
+            *data,
+            *SETTINGS,
+            "--out",
+            out,
+            "--cluster",
+            partition,
+            "--time",
+            "20m",
+        )
+        self.memdist(*words, *more)
+        return book.submitted(self.folder / out)[-1].id
+
+    def reference(self, name: str = "reference", *more: object) -> Path:
+        """The same training, undisturbed."""
+        data = ("data.images=data/images", "data.maps=data/maps")
+        self.memdist("train", "quick/unet", *data, *SETTINGS, "--out", name, *more)
+        return self.folder / name
+
+    def step(self, out: str) -> int:
+        """How far a run has come."""
+        lines = rundir.read_lines(self.folder / out / rundir.METRICS)
+        return int(lines[-1]["step"]) if lines else 0
+
+    def under_way(self, *outs: str, step: int = 30) -> None:
+        """Wait until runs have taken some steps."""
+        for out in outs:
+            self.cluster.wait_for(lambda out=out: self.step(out) >= step, 90, f"step {step} of {out}")
+
+    def finished(self, *outs: str) -> None:
+        """Wait until runs have finished; they end well."""
+        for out in outs:
+            self.cluster.wait_for(lambda out=out: self.ended(out), 150, f"the end of {out}")
+            assert self.attempts(out)[-1].kind == "finished", self.told(out)
+
+    def ended(self, out: str) -> bool:
+        """Whether the last attempt at a run has come to its end, and no other is to follow."""
+        attempts = self.attempts(out)
+        return bool(attempts) and attempts[-1].kind not in (
+            None,
+            "stopped",
+            "node-failure",
+            "host-memory",
+            "time-limit",
+        )
+
+    def attempts(self, out: str) -> list[Attempt]:
+        """Attempts at a run so far."""
+        return book.attempts(book.attempts_file(self.folder / out))
+
+    def told(self, out: str) -> dict[str, Any]:
+        """All that a run's jobs have printed."""
+        logs = book.logs(self.folder / out)
+        return {path.name: path.read_text()[-3000:] for path in sorted(logs.iterdir())} if logs.is_dir() else {}
+
+    def curve(self, out: str) -> list[dict[str, Any]]:
+        """Lines of a run's metrics."""
+        return rundir.read_lines(self.folder / out / rundir.METRICS)

@@ -1,0 +1,109 @@
+"""Trainings that their cluster interrupts end as if it had not."""
+
+import json
+import math
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from memdist import rundir
+from tests.slurm.cluster import Cluster
+from tests.slurm.site import STEPS, Site
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def site(bare: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    made = Site(bare, tmp_path_factory.mktemp("site"))
+    made.reference()
+    yield made
+
+
+def same(site: Site, out: str) -> None:
+    """A run is the undisturbed one, to the last byte."""
+    assert (site.folder / out / rundir.METRICS).read_bytes() == (
+        site.folder / "reference" / rundir.METRICS
+    ).read_bytes()
+    assert site.step(out) == STEPS
+
+
+def close(site: Site, out: str) -> None:
+    """A run of other ranks is the undisturbed one but for the order of sums."""
+    for one, other in zip(site.curve(out), site.curve("reference"), strict=True):
+        assert one.keys() == other.keys()
+        for key, value in other.items():
+            assert math.isclose(one[key], value, rel_tol=2e-3), (key, one, other)
+
+
+def end_high(site: Site) -> None:
+    """Have a job of higher rank take all nodes for a moment."""
+    job = site.cluster.sbatch("-p", "high", "-N4", "--exclusive", "-t1", "-o/dev/null", "--wrap=sleep 1")
+    site.cluster.wait_for_state(job, "COMPLETED", 60)
+
+
+def test_the_user_signal_the_limit_and_a_kill(site: Site) -> None:
+    cluster = site.cluster
+    cluster.start("user")
+    site.train("preempted", "preempt")
+    limited = site.train("limited", "debug")
+    site.train("killed", "debug")
+    site.under_way("preempted", "limited", "killed")
+    # The end of its time comes nearer: it is told to leave the signal's lead before that.
+    cluster.scontrol("update", f"JobId={limited}", "TimeLimit=1")
+    owner = json.loads(next((site.folder / "killed").glob(f"{rundir.LOCK}*")).read_bytes())
+    os.kill(owner["pid"], signal.SIGKILL)
+    cluster.wait_for(lambda: len(site.attempts("killed")) == 2, 60, "a second attempt after a kill")
+    end_high(site)
+    site.finished("preempted", "limited", "killed")
+    for out in ("preempted", "limited", "killed"):
+        same(site, out)
+    first, *_, last = site.attempts("preempted")
+    assert first.kind == "stopped" and (first.reached or 0) >= 30 and last.since == first.reached
+    assert site.attempts("limited")[0].kind == "stopped"
+    assert site.attempts("killed")[0].kind == "host-memory" and site.attempts("killed")[0].code == -9
+
+
+def test_terminated_in_a_grace_of_five_seconds(site: Site) -> None:
+    site.cluster.start("term")
+    site.train("terminated", "preempt")
+    site.under_way("terminated")
+    end_high(site)
+    site.finished("terminated")
+    same(site, "terminated")
+    assert site.attempts("terminated")[0].why == "by SIGTERM"
+    site.cluster.start("user")
+
+
+def test_two_nodes_of_two_tasks_one_of_which_fails(site: Site) -> None:
+    cluster = site.cluster
+    job = site.train("spread", "debug", "--nodes", 2, "--ranks-per-node", 2, "checkpoint.every_minutes=0.02")
+    site.under_way("spread", step=60)
+    cluster.wait_for(lambda: list((site.folder / "spread" / rundir.CHECKPOINTS).glob("[0-9]*")), 60, "a checkpoint")
+    nodes = cluster.run("squeue", "-h", "-j", job, "-o", "%N").strip()
+    bad = cluster.run("scontrol", "show", "hostnames", nodes).split()[-1]
+    cluster.kill_node(bad)
+    cluster.scontrol("update", f"node={bad}", "state=down", "reason=test")
+    cluster.wait_for(lambda: len(site.attempts("spread")) == 2, 60, "a second attempt after a node's failure")
+    assert bad not in cluster.run("scontrol", "show", "hostnames", site.attempts("spread")[1].nodes).split()
+    site.finished("spread")
+    close(site, "spread")
+    first, second = site.attempts("spread")
+    assert first.kind in ("node-failure", "pre-empted") and second.since > 0, site.told("spread")
+    assert {path.name for path in (site.folder / "spread" / "jobs" / "logs").iterdir()} >= {
+        f"{job}.{attempt}.rank{rank}" for attempt in (0, 1) for rank in range(4)
+    }
+
+
+def test_a_run_that_stays_where_it_is_ends(site: Site) -> None:
+    job = site.train("stuck", "debug")
+    for attempt in range(2):
+        site.cluster.wait_for(lambda n=attempt: len(site.attempts("stuck")) == n + 1, 60, f"attempt {attempt + 1}")
+        site.cluster.scontrol("requeue", job)  # before a first step
+    site.cluster.wait_for(lambda: site.ended("stuck"), 90, "an end")
+    assert site.attempts("stuck")[-1].kind == "no-progress", site.attempts("stuck")
+    assert "2 attempts in a row have ended without a newer checkpoint" in str(site.told("stuck"))
+    assert not Path(site.folder, "stuck", rundir.STATE).exists() or site.step("stuck") == 0
