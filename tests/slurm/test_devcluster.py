@@ -20,6 +20,8 @@ note start
 [[ ${SLURM_RESTART_COUNT:-0} == 0 ]] || exit 0
 sleep 60 & wait
 """
+# The same as a task of a step.
+STEP = f"cat >task <<'END'\n{NOTES}END\nsrun --nodes=1 --ntasks=1 bash task\n"
 
 
 def processes(folder: Path) -> list[str]:
@@ -75,13 +77,14 @@ def test_an_array_is_throttled_and_inherits_the_environment(cluster: Cluster, tm
 
 
 def test_a_job_that_must_give_way_is_signalled_and_starts_again(preempting: Cluster, tmp_path: Path) -> None:
-    job = preempting.sbatch(
-        "--partition=preempt", "--signal=B:USR2@30", "--nodes=4", "--exclusive", script=NOTES, folder=tmp_path
-    )
+    signal = {"user": "USR2", "term": "TERM"}[preempting.environment["DEVCLUSTER_PREEMPT_SIGNAL"]]
+    # B: sends USR2 to the batch script alone. TERM goes to the tasks of steps alone; the script's comes after the grace time.
+    script = NOTES if signal == "USR2" else STEP
+    options = ["--partition=preempt", "--signal=B:USR2@30", "--nodes=4", "--exclusive"]
+    job = preempting.sbatch(*options, script=script, folder=tmp_path)
     preempting.wait_for(lambda: notes(tmp_path), 20, "a start")
     higher = preempting.sbatch("--partition=high", "--nodes=4", "--exclusive", script="true\n", folder=tmp_path)
     preempting.wait_for_state(job, "COMPLETED", 60)
-    signal = {"user": "USR2", "term": "TERM"}[preempting.environment["DEVCLUSTER_PREEMPT_SIGNAL"]]
     first, signalled, again = notes(tmp_path)
     assert first.startswith("start 0") and signalled.startswith(f"{signal} 0") and again.startswith("start 1")
     assert preempting.state(higher) == "COMPLETED"
