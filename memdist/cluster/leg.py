@@ -14,6 +14,7 @@ import contextlib
 import json
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -147,7 +148,8 @@ class Leg:
         command = memdist(self.task.words)
         if self.here.local and ranks > 1 and self.task.trains:
             command += ["--gpus", str(ranks)]
-        elif ranks * nodes > 1 and not self.here.local:
+        elif not self.here.local and (ranks * nodes > 1 or (self.task.trains and shutil.which("srun"))):
+            # At pre-emption a cluster may send TERM to what srun has started, and nothing to the batch script.
             pattern = str(log).replace("%", "%%").removesuffix("0") + "%t"
             command = ["srun", *_step(nodes, ranks), f"--output={pattern}", "--open-mode=append", *command]
             return subprocess.Popen(
@@ -198,9 +200,19 @@ class Leg:
                 noted = rundir.read_json(state)
         return triage.judge(code, logs, noted=noted)
 
-    def end(self, begun: book.Attempt, before: list[book.Attempt], code: int) -> int:
+    def finished(self) -> bool:
+        """Whether a training says of itself that it has come to its end; srun gives 0 for one whose ranks it lost, too."""
+        try:
+            return not self.task.trains or rundir.read_json(self.task.home / rundir.STATE).get("state") == "finished"
+        except MemdistError:
+            return False
+
+    def end(self, begun: book.Attempt, before: list[book.Attempt], ended: int) -> int:
         """Write down how it ended, and do what follows from it; gives the job's exit code."""
-        left = self.told is not None and code in (RESUME_ME, -signal.SIGTERM, 128 + signal.SIGTERM)
+        code = None if ended == 0 and not self.finished() else ended
+        # srun kills its tasks where it is told to leave by TERM.
+        terminated = (-signal.SIGTERM, 128 + signal.SIGTERM, 128 + signal.SIGKILL)
+        left = self.told is not None and (code == RESUME_ME or (not self.task.trains and code in terminated))
         # What is told to leave by TERM ends of it, as somebody's command to end it would look: it is a stop like any other.
         finding = None if code == 0 else self.judge(RESUME_ME if left else code, begun)
         kind = "finished" if finding is None else finding.kind
@@ -212,13 +224,13 @@ class Leg:
         if finding is not None and not left:
             say(f"{kind}: {finding.advice}", *(f"  {line.where}: {line.text}" for line in finding.lines))
         if kind in ("finished", "cancelled"):
-            return code
+            return code or 0
         again = finding is not None and finding.retry
         if again and (why_not := decide.refusal([*before, done], self.options.max_failures)):
             book.ended(self.file, replace(done, kind="no-progress", why=why_not))
             say(f"this job is not started again: {why_not}")
             again = False
-        return self.again(finding) if again else (code if code > 0 else 128 - code)
+        return self.again(finding) if again else (1 if code is None else code if code > 0 else 128 - code)
 
     def again(self, finding: triage.Finding | None) -> int:
         """Have the job started again; gives its exit code."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Mapping
@@ -99,7 +100,13 @@ class Here:
                 errors="replace",
                 timeout=PATIENCE,
                 stdin=subprocess.DEVNULL,
+                preexec_fn=_unmoved,  # no thread runs here
             )
         except (OSError, subprocess.TimeoutExpired):
             return None
         return done.stdout if done.returncode == 0 else None
+
+
+def _unmoved() -> None:
+    """Ignore TERM: where Slurm ends a job, it goes to every process that the batch script has started."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)

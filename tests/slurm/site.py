@@ -2,6 +2,7 @@
 
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,8 @@ from memdist.cluster.book import Attempt
 from memdist.data import example
 from tests.slurm.cluster import ROOT, Cluster
 
-STEPS = 600
-"""Some seconds of training: time to interrupt it."""
-
 SETTINGS = (
-    *("model.channels=8", "model.multipliers=[1,2,2]", "data.size=16", "batch.size=4", f"epochs={STEPS // 5}"),
+    *("model.channels=8", "model.multipliers=[1,2,2]", "data.size=16", "batch.size=4", "epochs=150"),
     *("device=cpu", "log.every=5", "log.tensorboard=false", "checkpoint.every=10000", "validate.every=10000"),
 )
 
@@ -74,13 +72,16 @@ class Site:
     def under_way(self, *outs: str, step: int = 30) -> None:
         """Wait until runs have taken some steps."""
         for out in outs:
-            self.cluster.wait_for(lambda out=out: self.step(out) >= step, 90, f"step {step} of {out}")
+            self.cluster.wait_for(partial(self._reached, out, step), 90, f"step {step} of {out}")
 
     def finished(self, *outs: str) -> None:
         """Wait until runs have finished; they end well."""
         for out in outs:
-            self.cluster.wait_for(lambda out=out: self.ended(out), 150, f"the end of {out}")
+            self.cluster.wait_for(partial(self.ended, out), 150, f"the end of {out}")
             assert self.attempts(out)[-1].kind == "finished", self.told(out)
+
+    def _reached(self, out: str, step: int) -> bool:
+        return self.step(out) >= step
 
     def ended(self, out: str) -> bool:
         """Whether the last attempt at a run has come to its end, and no other is to follow."""
