@@ -53,4 +53,9 @@ def is_shared(error: BaseException) -> bool:
 
 def printable(text: object) -> str:
     """Text with whatever a terminal could obey or misread (escapes, line ends, marks of direction) spelled out."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
+    said = str(text)
+    return (
+        said
+        if said.isprintable()
+        else "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in said)
+    )

@@ -144,6 +144,17 @@ def hold(
         held.release()
 
 
+def owner(folder: Path, name: str = rundir.LOCK) -> Process | None:
+    """Who owns a folder, by what its lock says; None where nobody does. Whether it lives is not asked (`Process.life`)."""
+    while top := max(_generations(folder, name), default=0):
+        there = _read(folder, name, top)
+        if there is None and max(_generations(folder, name), default=0) != top:
+            continue  # a higher one came meanwhile
+        record = _parse(there)
+        return None if record is None or record.released else record.owner
+    return None
+
+
 def _take(folder: Path, name: str, queue: bool, patience: float, give_up: Callable[[], object]) -> Hold:
     me = process.this()
     pause = min(1.0, patience / 20)

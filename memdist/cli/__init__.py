@@ -17,7 +17,7 @@ from typing import Annotated, Any
 import typer
 
 from memdist import output
-from memdist.cli import arguments, groups, submitting
+from memdist.cli import arguments, cluster, groups, submitting
 from memdist.cli.arguments import (
     Choice,
     Config,
@@ -43,6 +43,8 @@ app.add_typer(groups.bench, name="bench")
 app.add_typer(submitting.submit, name="submit")
 app.add_typer(submitting.cluster, name="cluster")
 app.command()(submitting.cancel)
+app.command()(cluster.status)
+app.command()(cluster.logs)
 
 
 @app.command()

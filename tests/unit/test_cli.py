@@ -33,6 +33,8 @@ COMMANDS = {
     "import": {"palette|pix2pix|memdist", "CHECKPOINT", "KEY=VALUE", "--out"},
     "export": {"RUN", "--out", "--checkpoint"},
     "compare": {"RUN", "--html"},
+    "status": {"DIR", "--watch", "--all"},
+    "logs": {"RUN", "--rank", "--job", "--shard", "--follow", "-f"},
     "data": set(),
     "data make": {"--out", "--pairs", "--size", "--seed"},
     "data cache": {"CONFIG", "KEY=VALUE"},

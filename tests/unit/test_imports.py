@@ -40,6 +40,7 @@ WITHOUT_TORCH = {
     "cli",
     "doctor",
     "compare",
+    "cluster",
     "saliency",
     "triage",
     "rundir",
@@ -200,6 +201,8 @@ def test_help_loads_neither_torch_nor_pydantic() -> None:
     assert not _loaded(code) & {"torch", "numpy", "pydantic", "yaml", "memdist.config", "rich.console", "rich.table"}
 
 
-@pytest.mark.parametrize("module", ["config", "rundir", "locks", "draws", "compare.table", "launch.gpus"])
+@pytest.mark.parametrize(
+    "module", ["config", "rundir", "locks", "draws", "compare.table", "launch.gpus", "cluster.watching", "cluster.logs"]
+)
 def test_what_reads_run_folders_loads_no_torch(module: str) -> None:
     assert "torch" not in _loaded(f"import memdist.{module}")

@@ -525,3 +525,13 @@ def test_a_process_of_a_job_that_was_started_again_says_so():
     assert process._job({"SLURM_JOB_ID": "42"}) == "42"
     assert process._job({"SLURM_JOB_ID": "42", "SLURM_RESTART_COUNT": "3"}) == "42.3"
     assert process._job({}) == ""
+
+
+def test_the_owner_of_a_folder_is_told_without_waiting(tmp_path: Path) -> None:
+    assert locks.owner(tmp_path) is None
+    with locks.hold(tmp_path):
+        assert locks.owner(tmp_path) == process.this()
+        assert locks.owner(tmp_path, rundir.SCORING_LOCK) is None
+    assert locks.owner(tmp_path) is None  # it was let go
+    (tmp_path / ".lock.9").write_text("torn")
+    assert locks.owner(tmp_path) is None
