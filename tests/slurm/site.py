@@ -1,12 +1,20 @@
 """Runs that are submitted to a cluster of `tests.slurm.cluster`: small ones, and the one that they must equal."""
 
+import contextlib
+import io
 import json
+import os
+import signal
 import sys
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
-from memdist import rundir
+import pytest
+
+from memdist import cli, rundir
 from memdist.cluster import book
 from memdist.cluster.book import Attempt
 from memdist.data import example
@@ -29,7 +37,11 @@ class Site:
         common = {"gpus_per_node": 2, "cpus_per_gpu": 1, "signal_lead": 20, "shared": [str(folder)], "max_failures": 2}
         common["environment"] = {"MASTER_ADDR": "127.0.0.1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
         for partition in ("debug", "preempt", "high"):
-            (profiles / f"{partition}.yaml").write_text(json.dumps({**common, "partition": partition}))
+            # Who is to give way has a node for itself, so that it is clear who must.
+            own = ["--exclusive"] if partition == "preempt" else []
+            (profiles / f"{partition}.yaml").write_text(json.dumps({**common, "partition": partition, "options": own}))
+        (profiles / "chained.yaml").write_text(json.dumps({**common, "partition": "debug", "requeue": False}))
+        (profiles / "refused.yaml").write_text(json.dumps({**common, "options": ["--nodelist=nowhere"]}))
         self.variables = {"XDG_CONFIG_HOME": str(folder / "config"), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 
     def memdist(self, *words: object, code: int = 0) -> str:
@@ -42,7 +54,7 @@ class Site:
     def train(self, out: str, partition: str = "debug", *more: object) -> str:
         """Submit a small training; gives its job."""
         data = ("data.images=data/images", "data.maps=data/maps")
-        words = (
+        words = [
             "submit",
             "train",
             "quick/unet",
@@ -54,9 +66,30 @@ class Site:
             partition,
             "--time",
             "20m",
-        )
-        self.memdist(*words, *more)
+        ]
+        self.submit(*words[1:], *more)
         return book.submitted(self.folder / out)[-1].id
+
+    def submit(self, *words: object) -> str:
+        """What `memdist submit WORDS` prints."""
+        # In this process, which has torch already: one after the other, runs would be done before the last was submitted.
+        variables = {**self.cluster.environment, **self.variables}
+        said = io.StringIO()
+        with mock.patch.dict(os.environ, variables), contextlib.chdir(self.folder), contextlib.redirect_stdout(said):
+            with pytest.raises(SystemExit) as end:
+                cli.main(["submit", *map(str, words)])
+        assert not end.value.code
+        return said.getvalue()
+
+    def processes(self, words: str) -> list[int]:
+        """Processes of `memdist WORDS` on all nodes that are no job's own."""
+        found = []
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            with contextlib.suppress(OSError):
+                line = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                if words in line and str(self.folder) in line and " -m memdist " in line and "srun" not in line:
+                    found.append(int(path.parent.name))
+        return found
 
     def reference(self, name: str = "reference", *more: object) -> Path:
         """The same training, undisturbed."""
@@ -69,10 +102,18 @@ class Site:
         lines = rundir.read_lines(self.folder / out / rundir.METRICS)
         return int(lines[-1]["step"]) if lines else 0
 
-    def under_way(self, *outs: str, step: int = 30) -> None:
-        """Wait until runs have taken some steps."""
+    @contextlib.contextmanager
+    def held(self, *outs: str, step: int = 30) -> Iterator[list[int]]:
+        """Stop runs that have taken some steps, so that none is done before what is to happen to it; gives their processes."""
+        owners: list[int] = []
         for out in outs:
             self.cluster.wait_for(partial(self._reached, out, step), 90, f"step {step} of {out}")
+            owners.append(json.loads(max((self.folder / out).glob(f"{rundir.LOCK}*")).read_bytes())["pid"])
+            os.kill(owners[-1], signal.SIGSTOP)
+        yield owners
+        for pid in owners:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
 
     def finished(self, *outs: str) -> None:
         """Wait until runs have finished; they end well."""
