@@ -6,15 +6,12 @@ import os
 from pathlib import Path
 
 from memdist.cluster import facts, profile, times
-from memdist.errors import ClusterError
 
 
 def init(name: str, partition: str | None) -> str:
     """Write the profile of a cluster whose login node this is; gives a sentence. Raises MemdistError, with nothing written."""
     profile.path(name)  # whether it can be one
     found = facts.ask()
-    if not found.partitions:
-        raise ClusterError("sinfo shows no partition that you may use: ask the cluster's administrators")
     chosen = found.partition(partition) if partition else _likely(found)
     file = profile.write(name, text(found, chosen, partition is None and not chosen.default))
     return f"{file}: jobs go to partition {chosen.name}; look through it before the first job, as Slurm does not tell everything"
