@@ -138,6 +138,9 @@ class Leg:
                 book.ended(self.file, found[at])
         # What a person has submitted again since is not to answer for what came before.
         submitted = [job.at for job in book.submitted(self.options.place) if job.id == self.here.id.partition("_")[0]]
+        if not submitted and self.options.again == "requeue":
+            # It was given to sbatch by hand, of which nothing is written down; requeued jobs keep their number.
+            return [attempt for attempt in found if attempt.job == self.here.id]
         return [attempt for attempt in found if not submitted or attempt.began >= submitted[0] - 1]
 
     def start(self, environment: dict[str, str]) -> subprocess.Popen[bytes]:

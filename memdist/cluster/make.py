@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
@@ -137,31 +138,52 @@ def submit(site: Site, made: Made) -> list[str]:
     """Write what the jobs read, and submit them, all or none; gives the sentences to show."""
     said = []
     if made.jobs:
-        with private():
-            for file, content in made.files.items():
-                rundir.make_folder(file.parent)
-                rundir.write_text(file, content)
-
-        def record(job: Job, number: str) -> None:
-            with private():
-                entry = book.Submitted(
-                    id=number,
-                    kind=job.kind,
-                    cluster=site.name,
-                    name=job.name,
-                    numbers=job.numbers,
-                    offset=job.offset,
-                    total=job.total,
-                    legs=site.asked.legs,
-                    key=made.key if job.numbers else "",
-                )
-                book.note(job.place, entry)
-
-        for job, number in zip(made.jobs, request.do(site, made.jobs, record), strict=True):
+        with _files(made):
+            numbers = request.do(site, made.jobs)
+        for job, number in zip(made.jobs, numbers, strict=True):
+            _record(site, made, job, number)
             size = f", {len(job.numbers)} of {job.total}" if job.numbers else ""
             said.append(f"job {number} on {site.name}: {job.kind}{size} in {job.place}")
         said.append(f"see: memdist status {shlex.quote(os.path.relpath(made.jobs[0].place))}")
     return [*said, *made.skipped, *site.notes]
+
+
+def _record(site: Site, made: Made, job: Job, number: str) -> None:
+    entry = book.Submitted(
+        id=number,
+        kind=job.kind,
+        cluster=site.name,
+        name=job.name,
+        numbers=job.numbers,
+        offset=job.offset,
+        total=job.total,
+        legs=site.asked.legs,
+        key=made.key if job.numbers else "",
+    )
+    with private():
+        book.note(job.place, entry)
+
+
+@contextlib.contextmanager
+def _files(made: Made) -> Iterator[None]:
+    """Write what jobs read; where they cannot be submitted, nothing of that is left that was not there before."""
+    new: list[Path] = []
+    try:
+        with private():
+            for file, content in made.files.items():
+                new += [path for path in (file, *file.parents) if not os.path.lexists(path)]
+                rundir.make_folder(file.parent)
+                rundir.write_text(file, content)
+        for logs in {book.logs(job.place) for job in made.jobs}:
+            new += [path for path in (logs, *logs.parents) if not os.path.lexists(path)]
+        yield
+    except request.Standing:
+        raise  # its jobs read them
+    except BaseException:
+        for path in sorted(new, key=lambda path: len(path.parts), reverse=True):
+            with contextlib.suppress(OSError):  # a folder with more in it stays
+                path.rmdir() if path.is_dir() else path.unlink()
+        raise
 
 
 def _job(site: Site, kind: book.Kind, place: Path, words: tuple[str, ...], **more: Any) -> Job:

@@ -13,6 +13,7 @@ import os
 import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from memdist import rundir
 from memdist.cluster import book, facts
@@ -27,8 +28,13 @@ def to_slurm(job: Job, cluster: Cluster) -> str:
     with private():
         rundir.make_folder(book.logs(job.place))
         number = _sbatch(text)
-        rundir.write_text(book.folder(job.place) / f"{number}.sbatch", text)
+        rundir.write_text(script(job.place, number), text)
     return number
+
+
+def script(place: Path, number: str) -> Path:
+    """File of what sbatch was given."""
+    return book.folder(place) / f"{number}.sbatch"
 
 
 def cancel(jobs: Sequence[str]) -> None:
