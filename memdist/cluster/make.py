@@ -7,7 +7,6 @@ import hashlib
 import json
 import math
 import os
-import shlex
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +18,7 @@ from memdist.cluster import book, request, sweep, text, times
 from memdist.cluster.request import Site
 from memdist.cluster.submit import private
 from memdist.cluster.text import Job
-from memdist.errors import ConfigError, MemdistError
+from memdist.errors import ConfigError, MemdistError, printable
 from memdist.predict import folder as maps
 from memdist.predict import inputs as inputs_
 
@@ -46,9 +45,9 @@ def train(site: Site, path: Path, overrides: Sequence[str], out: Callable[[Any],
     place = Path(os.path.abspath(out(run)))
     _seen(site, place)
     if _finished(place, run):
-        return Made(skipped=[f"{place} is finished: there is nothing to submit"])
+        return Made(skipped=[f"{printable(place)} is finished: there is nothing to submit"])
     if queued := request.live(place, "train"):
-        return Made(skipped=[f"{place} is queued already, as job {', '.join(queued)}"])
+        return Made(skipped=[f"{printable(place)} is queued already, as job {', '.join(queued)}"])
     settings = config.dump(run)
     file = book.folder(place) / f"train-{_digest(settings)}.yaml"
     job = _job(site, "train", place, ("train", str(file), "--out", str(place)))
@@ -100,7 +99,7 @@ def evaluate(site: Site, run: Path, words: Sequence[str]) -> Made:
     place = Path(os.path.abspath(run))
     _seen(site, place)
     if queued := request.live(place, "evaluate"):
-        return Made(skipped=[f"{place} is queued already to be scored, as job {', '.join(queued)}"])
+        return Made(skipped=[f"{printable(place)} is queued already to be scored, as job {', '.join(queued)}"])
     return Made([_job(site, "evaluate", place, ("evaluate", str(place), *words))])
 
 
@@ -143,8 +142,8 @@ def submit(site: Site, made: Made) -> list[str]:
         for job, number in zip(made.jobs, numbers, strict=True):
             _record(site, made, job, number)
             size = f", {len(job.numbers)} of {job.total}" if job.numbers else ""
-            said.append(f"job {number} on {site.name}: {job.kind}{size} in {job.place}")
-        said.append(f"see: memdist status {shlex.quote(os.path.relpath(made.jobs[0].place))}")
+            said.append(f"job {number} on {site.name}: {job.kind}{size} in {printable(job.place)}")
+        said.append(f"see: memdist status {text.quoted(os.path.relpath(made.jobs[0].place))}")
     return [*said, *made.skipped, *site.notes]
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from memdist import config
-from memdist.cluster import book
+from memdist.cluster import book, submit
 from tests import fake_slurm
 from tests.fake_slurm import Login, login, predict, train
 
@@ -133,6 +133,12 @@ def test_sbatch_answers_what_is_no_number(place: Login) -> None:
     assert "sbatch answered what is no number of a job" in place.refused(*train(place))
 
 
+def test_sbatch_hangs(place: Login, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(submit, "PATIENCE", 1)
+    place.slurm.program("sbatch", "sleep 60")
+    assert "Slurm does not answer: sbatch said nothing for 1 s; see with `squeue --me`" in place.refused(*train(place))
+
+
 def test_slurm_is_not_there(place: Login, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     fake_slurm.without(monkeypatch, tmp_path / "empty")
     for words in (train(place), predict(place), ("cluster", "init", "new"), ("submit", "evaluate", place.run)):
@@ -159,6 +165,12 @@ def test_a_run_is_submitted(place: Login, capfd: pytest.CaptureFixture[str]) -> 
     # What is trained are the settings of now.
     (settings,) = (place.tmp / "new" / "jobs").glob("train-*.yaml")
     assert str(settings) in script and config.read(settings)["seed"] == 7
+
+
+def test_no_name_rules_the_terminal(place: Login, capfd: pytest.CaptureFixture[str]) -> None:
+    assert place.memdist(*train(place, out="a\n\x1b[2Jb")) == 0
+    out = capfd.readouterr().out
+    assert out == (f"job 101 on site: train in {place.tmp}/a\\n\\x1b[2Jb\nsee: memdist status $'../a\\n\\033[2Jb'\n")
 
 
 def test_a_dry_run_touches_nothing(place: Login, capfd: pytest.CaptureFixture[str]) -> None:
