@@ -119,6 +119,7 @@ def options(job: Job, cluster: Cluster) -> list[str]:
         f"--again={'chain' if job.chained or not cluster.requeue else 'requeue'}",
         *([f"--offset={job.offset}", f"--total={job.total}"] if job.numbers else []),
         *([f"--scratch={cluster.scratch}"] if cluster.scratch else []),
+        *([f"--container={cluster.container}"] if cluster.container else []),
         *([f"--runs={job.runs}"] if job.runs is not None else []),
         "--",
         *job.words,

@@ -1,5 +1,6 @@
 """Whether a job is started again."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,7 +10,8 @@ from memdist.cluster.book import Attempt
 
 
 def attempt(kind: str | None, since: int = 0, reached: int | None = None, **more: Any) -> Attempt:
-    return Attempt(job="7", restart=0, nodes="", began=0.0, since=since, reached=reached, kind=kind, **more)
+    fields = {"job": "7", "restart": 0, "nodes": "", "began": 0.0, **more}
+    return Attempt(since=since, reached=reached, kind=kind, **fields)
 
 
 def test_a_first_end_may_be_mended() -> None:
@@ -49,3 +51,13 @@ def test_what_was_killed_without_a_word_is_a_failure_without_progress() -> None:
     assert decide.refusal([killed], 1) is None
     why = decide.refusal([killed, killed], 9)
     assert why is not None and "killed" in why
+
+
+def test_a_job_answers_for_what_came_since_it_was_submitted() -> None:
+    old, new, other = attempt("node", began=5.0), attempt("node", began=50.0), attempt("node", began=9.0)
+    assert decide.answerable([old, new], "7", [50.5], True) == [new]
+    assert decide.answerable([old, new], "7", [5.5], True) == [old, new]
+    # By hand, nothing is written down: a job that is requeued keeps its number.
+    theirs = [replace(other, job="6"), old]
+    assert decide.answerable(theirs, "7", [], True) == [old]
+    assert decide.answerable(theirs, "7", [], False) == theirs
