@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 from pathlib import Path
 
+from memdist import config
 from memdist.cluster import facts, profile, times
-from memdist.errors import ClusterError
+from memdist.errors import printable
 
 
 def init(name: str, partition: str | None) -> str:
     """Write the profile of a cluster whose login node this is; gives a sentence. Raises MemdistError, with nothing written."""
     profile.path(name)  # whether it can be one
     found = facts.ask()
-    if not found.partitions:
-        raise ClusterError("sinfo shows no partition that you may use: ask the cluster's administrators")
     chosen = found.partition(partition) if partition else _likely(found)
     file = profile.write(name, text(found, chosen, partition is None and not chosen.default))
     return f"{file}: jobs go to partition {chosen.name}; look through it before the first job, as Slurm does not tell everything"
@@ -35,18 +36,25 @@ def text(found: facts.Facts, chosen: facts.Partition, guessed: bool) -> str:
         gpus = f"{one.gpus} {one.gpu_type or ''} GPUs".replace("  ", " ") if one.gpus else "no GPUs"
         star = " (default)" if one.default else ""
         lines.append(
-            f"#   {one.name}{star}: {one.nodes} nodes of {one.cpus} cores, {one.megabytes // 1024} GiB, {gpus}; {limit}"
+            f"#   {printable(one.name)}{star}: {one.nodes} nodes of {one.cpus} cores, {one.megabytes // 1024} GiB, "
+            f"{gpus}; {limit}"
         )
     why = "  # the first one with GPUs" if guessed else ""
     cpus = max(1, chosen.cpus // max(1, chosen.gpus))
-    lines += ["", f"partition: {chosen.name}{why}", "account: null  # where hours are charged"]
+    lines += ["", f"partition: {_value(chosen.name)}{why}", "account: null  # where hours are charged"]
     lines += [f"gpus_per_node: {chosen.gpus}", f"cpus_per_gpu: {cpus}"]
     if chosen.seconds:
         lines.append(f"max_time: {times.slurm(chosen.seconds)}")
     lines += ["modules: []  # such as [python/3.12, cuda/12.6]"]
     lines += ["scratch: null  # fast folder on each node, such as $TMPDIR"]
-    lines.append(f"shared: [{_shared()}]  # folders that compute nodes see")
+    lines.append(f"shared: [{_value(_shared()) if _shared() else ''}]  # folders that compute nodes see")
     return "\n".join([*lines, ""])
+
+
+def _value(text: str) -> str:
+    """Text as YAML reads it back: a partition may be called 2080, no, or null, and a folder may have a comma."""
+    plain = re.fullmatch(r"[A-Za-z0-9_./-]+", text) and config.parse(f"a: {text}", "a profile") == {"a": text}
+    return text if plain else json.dumps(text)
 
 
 def _shared() -> str:

@@ -5,7 +5,7 @@ PLACE/jobs/
     cancelled.jsonl               a line for each that its user has cancelled
     attempts.jsonl                lines of the attempts at this run: one when it begins, one when it ends
     attempts/7-of-64.jsonl        the same of one share of the pictures
-    <job>_submission.sh           what was given to sbatch
+    <job>.sbatch                  what was given to sbatch
     logs/<job>.log                what the batch script printed, over all its attempts
     logs/<job>.<restart>.rank<r>  what a rank printed in one attempt
 

@@ -23,7 +23,7 @@ def cancel(place: Path) -> str:
         raise ClusterError(
             f"no job was ever submitted for {printable(place)}: name a folder that `memdist status` shows with one"
         )
-    return f"{place}: no job of it waits or runs"
+    return f"{printable(place)}: no job of it waits or runs"
 
 
 def _end(place: Path, numbers: list[str]) -> str:
@@ -36,7 +36,7 @@ def _end(place: Path, numbers: list[str]) -> str:
         local.cancel(own)
     if others:
         submit.cancel(others)
-    return f"cancelled: job {', '.join(numbers)} of {place}; submit again to go on from the last checkpoint"
+    return f"cancelled: job {', '.join(numbers)} of {printable(place)}; submit again to go on from the last checkpoint"
 
 
 def _element(run: Path) -> tuple[Path, list[str]] | None:

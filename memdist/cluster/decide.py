@@ -13,6 +13,17 @@ IDLE = 2
 """Attempts in a row without a newer checkpoint that end a job: one may have been stopped before it could write any."""
 
 
+def answerable(attempts: Sequence[Attempt], job: str, submitted: Sequence[float], requeues: bool) -> list[Attempt]:
+    """Those of the attempts that count for a job which was submitted at these times.
+
+    What a person has submitted again since is not to answer for what came before. Of a script that was given to sbatch by
+    hand nothing is written down: a job that requeues itself keeps its number, and a chain answers for all.
+    """
+    if submitted:
+        return [attempt for attempt in attempts if attempt.began >= submitted[0] - 1]
+    return [attempt for attempt in attempts if attempt.job == job or not requeues]
+
+
 def refusal(attempts: Sequence[Attempt], max_failures: int) -> str | None:
     """Why a job with these attempts, all of which have ended, is not to be started again; None: it may be.
 

@@ -69,6 +69,11 @@ def call(words: Sequence[str], patience: float = PATIENCE) -> str:
             f"Slurm is not there: this machine has no {words[0]}; submit on a login node of the cluster, or queue runs on this "
             "machine with --cluster local"
         ) from None
+    except OSError as error:
+        raise ClusterError(
+            f"Slurm is not there: {words[0]} cannot be run: {(error.strerror or str(error)).lower()}; mend PATH, or queue runs "
+            "on this machine with --cluster local"
+        ) from None
     except subprocess.TimeoutExpired:
         raise ClusterError(
             f"Slurm does not answer: {words[0]} said nothing for {patience:g} s; see whether the cluster's controller runs, and "
@@ -92,13 +97,15 @@ def there() -> bool:
 
 
 def ask() -> Facts:
-    """Ask sinfo and scontrol; raises ClusterError where Slurm is not there or does not answer."""
-    lines = call(["sinfo", "-h", "-a", "-o", "%R|%l|%D|%G|%c|%m|%P"])
+    """Ask sinfo and scontrol; raises ClusterError where Slurm is not there, does not answer, or shows no partition."""
+    found = partitions(call(["sinfo", "-h", "-a", "-o", "%R|%l|%D|%G|%c|%m|%P"]))
+    if not found:
+        raise ClusterError("sinfo shows no partition that you may use: ask the cluster's administrators")
     try:
         config = call(["scontrol", "show", "config"])
     except ClusterError:
         config = ""  # sinfo has answered: the default does
-    return Facts(partitions(lines), max_array(config))
+    return Facts(found, max_array(config))
 
 
 def partitions(text: str) -> tuple[Partition, ...]:

@@ -25,8 +25,8 @@ from pathlib import Path
 
 from memdist import rundir, triage
 from memdist.cluster import book, decide, stage
-from memdist.cluster.slurm import Here
-from memdist.errors import MemdistError, printable
+from memdist.cluster.slurm import Here, inside, step
+from memdist.errors import ClusterError, MemdistError, printable
 from memdist.launch.ends import RESUME_ME
 from memdist.launch.forward import Forward, bound
 from memdist.launch.local import memdist, newest
@@ -136,9 +136,8 @@ class Leg:
                     attempt, ended=time.time(), reached=self.task.progress(), kind=finding.kind, why=_why(finding)
                 )
                 book.ended(self.file, found[at])
-        # What a person has submitted again since is not to answer for what came before.
         submitted = [job.at for job in book.submitted(self.options.place) if job.id == self.here.id.partition("_")[0]]
-        return [attempt for attempt in found if not submitted or attempt.began >= submitted[0] - 1]
+        return decide.answerable(found, self.here.id, submitted, self.options.again == "requeue")
 
     def start(self, environment: dict[str, str]) -> subprocess.Popen[bytes]:
         """Start the ranks of the command."""
@@ -146,12 +145,19 @@ class Leg:
         rundir.make_folder(book.logs(self.task.home))
         log = book.rank_log(self.task.home, self.here.id, self.here.restart, 0)
         command = memdist(self.task.words)
-        if self.here.local and ranks > 1 and self.task.trains:
+        alone = self.here.local or shutil.which("srun") is None
+        if alone and nodes > 1:
+            raise ClusterError(
+                f"this job has {nodes} nodes, and no srun to start ranks there: bind Slurm's programs into the container, or ask "
+                "for one node"
+            )
+        if alone and ranks > 1 and self.task.trains:
             command += ["--gpus", str(ranks)]
-        elif not self.here.local and (ranks * nodes > 1 or (self.task.trains and shutil.which("srun"))):
+        elif not alone and (ranks > 1 or nodes > 1 or self.task.trains):
             # At pre-emption a cluster may send TERM to what srun has started, and nothing to the batch script.
             pattern = str(log).replace("%", "%%").removesuffix("0") + "%t"
-            command = ["srun", *_step(nodes, ranks), f"--output={pattern}", "--open-mode=append", *command]
+            output = [f"--output={pattern}", "--open-mode=append"]
+            command = [*step(nodes, ranks), *output, *inside(self.options.container), *command]
             return subprocess.Popen(
                 command, env=environment, stdin=subprocess.DEVNULL, start_new_session=True, preexec_fn=bound()
             )
@@ -245,14 +251,6 @@ class Leg:
         return RESUME_ME
 
 
-def _step(nodes: int, ranks: int) -> list[str]:
-    cpus = os.environ.get("SLURM_CPUS_PER_TASK")
-    words = [f"--nodes={nodes}", f"--ntasks={nodes * ranks}", f"--ntasks-per-node={ranks}", "--kill-on-bad-exit=1"]
-    # Every rank sees all GPUs of its node and takes the one of its number: so ranks can copy from GPU to GPU.
-    words += ["--gpu-bind=none"] if os.environ.get("SLURM_GPUS_ON_NODE") else []
-    return [*words, *([f"--cpus-per-task={cpus}"] if cpus else []), "--disable-status"]
-
-
 def _why(finding: triage.Finding) -> str:
     return finding.lines[0].text if finding.lines else finding.advice
 
@@ -274,6 +272,7 @@ def options(words: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--offset", type=int, default=0)
     parser.add_argument("--total", type=int, default=0)
     parser.add_argument("--scratch")
+    parser.add_argument("--container")
     parser.add_argument("--runs", type=Path)
     parser.add_argument("words", nargs="+")
     return parser.parse_args(words)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
 import os
-import shlex
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +18,7 @@ from memdist.cluster import book, request, sweep, text, times
 from memdist.cluster.request import Site
 from memdist.cluster.submit import private
 from memdist.cluster.text import Job
-from memdist.errors import ConfigError, MemdistError
+from memdist.errors import ConfigError, MemdistError, printable
 from memdist.predict import folder as maps
 from memdist.predict import inputs as inputs_
 
@@ -45,9 +45,9 @@ def train(site: Site, path: Path, overrides: Sequence[str], out: Callable[[Any],
     place = Path(os.path.abspath(out(run)))
     _seen(site, place)
     if _finished(place, run):
-        return Made(skipped=[f"{place} is finished: there is nothing to submit"])
+        return Made(skipped=[f"{printable(place)} is finished: there is nothing to submit"])
     if queued := request.live(place, "train"):
-        return Made(skipped=[f"{place} is queued already, as job {', '.join(queued)}"])
+        return Made(skipped=[f"{printable(place)} is queued already, as job {', '.join(queued)}"])
     settings = config.dump(run)
     file = book.folder(place) / f"train-{_digest(settings)}.yaml"
     job = _job(site, "train", place, ("train", str(file), "--out", str(place)))
@@ -99,7 +99,7 @@ def evaluate(site: Site, run: Path, words: Sequence[str]) -> Made:
     place = Path(os.path.abspath(run))
     _seen(site, place)
     if queued := request.live(place, "evaluate"):
-        return Made(skipped=[f"{place} is queued already to be scored, as job {', '.join(queued)}"])
+        return Made(skipped=[f"{printable(place)} is queued already to be scored, as job {', '.join(queued)}"])
     return Made([_job(site, "evaluate", place, ("evaluate", str(place), *words))])
 
 
@@ -137,31 +137,52 @@ def submit(site: Site, made: Made) -> list[str]:
     """Write what the jobs read, and submit them, all or none; gives the sentences to show."""
     said = []
     if made.jobs:
+        with _files(made):
+            numbers = request.do(site, made.jobs)
+        for job, number in zip(made.jobs, numbers, strict=True):
+            _record(site, made, job, number)
+            size = f", {len(job.numbers)} of {job.total}" if job.numbers else ""
+            said.append(f"job {number} on {site.name}: {job.kind}{size} in {printable(job.place)}")
+        said.append(f"see: memdist status {text.quoted(os.path.relpath(made.jobs[0].place))}")
+    return [*said, *made.skipped, *site.notes]
+
+
+def _record(site: Site, made: Made, job: Job, number: str) -> None:
+    entry = book.Submitted(
+        id=number,
+        kind=job.kind,
+        cluster=site.name,
+        name=job.name,
+        numbers=job.numbers,
+        offset=job.offset,
+        total=job.total,
+        legs=site.asked.legs,
+        key=made.key if job.numbers else "",
+    )
+    with private():
+        book.note(job.place, entry)
+
+
+@contextlib.contextmanager
+def _files(made: Made) -> Iterator[None]:
+    """Write what jobs read; where they cannot be submitted, nothing of that is left that was not there before."""
+    new: list[Path] = []
+    try:
         with private():
             for file, content in made.files.items():
+                new += [path for path in (file, *file.parents) if not os.path.lexists(path)]
                 rundir.make_folder(file.parent)
                 rundir.write_text(file, content)
-
-        def record(job: Job, number: str) -> None:
-            with private():
-                entry = book.Submitted(
-                    id=number,
-                    kind=job.kind,
-                    cluster=site.name,
-                    name=job.name,
-                    numbers=job.numbers,
-                    offset=job.offset,
-                    total=job.total,
-                    legs=site.asked.legs,
-                    key=made.key if job.numbers else "",
-                )
-                book.note(job.place, entry)
-
-        for job, number in zip(made.jobs, request.do(site, made.jobs, record), strict=True):
-            size = f", {len(job.numbers)} of {job.total}" if job.numbers else ""
-            said.append(f"job {number} on {site.name}: {job.kind}{size} in {job.place}")
-        said.append(f"see: memdist status {shlex.quote(os.path.relpath(made.jobs[0].place))}")
-    return [*said, *made.skipped, *site.notes]
+        for logs in {book.logs(job.place) for job in made.jobs}:
+            new += [path for path in (logs, *logs.parents) if not os.path.lexists(path)]
+        yield
+    except request.Standing:
+        raise  # its jobs read them
+    except BaseException:
+        for path in sorted(new, key=lambda path: len(path.parts), reverse=True):
+            with contextlib.suppress(OSError):  # a folder with more in it stays
+                path.rmdir() if path.is_dir() else path.unlink()
+        raise
 
 
 def _job(site: Site, kind: book.Kind, place: Path, words: tuple[str, ...], **more: Any) -> Job:

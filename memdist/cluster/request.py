@@ -6,7 +6,6 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from memdist import rundir
 from memdist.cluster import book, facts, local, profile, submit, text, times
@@ -216,20 +215,33 @@ def describe(site: Site, jobs: Sequence[Job], said: Sequence[str]) -> str:
     return "\n".join([*lines, *said, *site.notes, "nothing was submitted"])
 
 
-def do(site: Site, jobs: Sequence[Job], record: Callable[[Job, str], Any]) -> list[str]:
+class Standing(ClusterError):
+    """Jobs that could not be taken back."""
+
+
+def do(site: Site, jobs: Sequence[Job]) -> list[str]:
     """Submit jobs that belong together: all or none; gives their numbers. `behind` of ("",) waits for those before."""
     done: list[str] = []
     try:
         for job in jobs:
             ready = replace(job, behind=tuple(done)) if job.behind == ("",) else job
             done.append(site.submit(ready))
-    except BaseException:
+    except BaseException as error:
         if done:
-            site.cancel(done)
+            _take_back(site, jobs, done, error)
         raise
-    for job, number in zip(jobs, done, strict=True):
-        record(job, number)
     return done
+
+
+def _take_back(site: Site, jobs: Sequence[Job], done: list[str], error: BaseException) -> None:
+    try:
+        site.cancel(done)
+    except ClusterError as refused:
+        raise Standing(
+            f"{error}; and job {', '.join(done)}, submitted before, could not be taken back ({refused}): cancel it by hand"
+        ) from error
+    for job, number in zip(jobs, done, strict=False):
+        submit.script(job.place, number).unlink(missing_ok=True)
 
 
 def ranks_of(site: Site, size: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import signal
@@ -110,3 +111,17 @@ class Here:
 def _unmoved() -> None:
     """Ignore TERM: where Slurm ends a job, it goes to every process that the batch script has started."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+def step(nodes: int, ranks: int) -> list[str]:
+    """Words that start a command in so many ranks on each node of a job, and hand out its cores and GPUs."""
+    cpus = os.environ.get("SLURM_CPUS_PER_TASK")
+    words = [f"--nodes={nodes}", f"--ntasks={nodes * ranks}", f"--ntasks-per-node={ranks}", "--kill-on-bad-exit=1"]
+    # Every rank sees all GPUs of its node and takes the one of its number: so ranks can copy from GPU to GPU.
+    words += ["--gpu-bind=none"] if os.environ.get("SLURM_GPUS_ON_NODE") else []
+    return ["srun", *words, *([f"--cpus-per-task={cpus}"] if cpus else []), "--disable-status"]
+
+
+def inside(container: str | None) -> list[str]:
+    """Words that take a command of a step into the container: srun starts it outside, wherever it is called itself."""
+    return ["bash", "-c", f'exec {container} "$@"', "memdist"] if container else []

@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from memdist.cluster.slurm import Here
+from memdist.cluster.slurm import Here, inside
 from memdist.errors import ClusterError, printable
 from memdist.launch.local import memdist
 
@@ -37,7 +37,7 @@ def prepare(options: argparse.Namespace, here: Here, words: Sequence[str]) -> di
     shared = _caches()
     _copy(shared / COMPILED, scratch / COMPILED)
     if here.count > 1 and words[0] == "train":
-        _spread(here, words, environment)
+        _spread(here, words, environment, options.container)
     return environment
 
 
@@ -94,7 +94,7 @@ def _copy(source: Path, target: Path) -> None:
                 return  # caches only: what is not there is made again
 
 
-def _spread(here: Here, words: Sequence[str], environment: dict[str, str]) -> None:
+def _spread(here: Here, words: Sequence[str], environment: dict[str, str], container: str | None) -> None:
     """Decode the pictures once on each node; a failure is left to the command, which meets and tells it as well."""
     settings = [word for word in words[1:] if not word.startswith("--")]
     out = words.index("--out") if "--out" in words else None
@@ -103,7 +103,7 @@ def _spread(here: Here, words: Sequence[str], environment: dict[str, str]) -> No
     step = ["srun", f"--nodes={here.count}", f"--ntasks={here.count}", "--ntasks-per-node=1", "--disable-status"]
     try:
         subprocess.run(
-            [*step, *memdist(["data", "cache", *settings])],
+            [*step, *inside(container), *memdist(["data", "cache", *settings])],
             env=environment,
             stdin=subprocess.DEVNULL,
             timeout=_PATIENCE,

@@ -13,12 +13,16 @@ import os
 import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from memdist import rundir
 from memdist.cluster import book, facts
 from memdist.cluster.profile import Cluster
 from memdist.cluster.text import Job, render
 from memdist.errors import ClusterError
+
+PATIENCE = 300
+"""Seconds that sbatch may take: with a busy controller it tries again by itself for some minutes."""
 
 
 def to_slurm(job: Job, cluster: Cluster) -> str:
@@ -27,8 +31,13 @@ def to_slurm(job: Job, cluster: Cluster) -> str:
     with private():
         rundir.make_folder(book.logs(job.place))
         number = _sbatch(text)
-        rundir.write_text(book.folder(job.place) / f"{number}.sbatch", text)
+        rundir.write_text(script(job.place, number), text)
     return number
+
+
+def script(place: Path, number: str) -> Path:
+    """File of what sbatch was given."""
+    return book.folder(place) / f"{number}.sbatch"
 
 
 def cancel(jobs: Sequence[str]) -> None:
@@ -50,12 +59,20 @@ def _sbatch(text: str) -> str:
         def _make_submission_file_text(self, command: str, uid: str) -> str:
             return text
 
+        def _make_submission_command(self, submission_file_path: Path) -> list[str]:
+            return ["timeout", "-k", "5", str(PATIENCE), "sbatch", str(submission_file_path)]
+
     # Of a name with % submitit would make another; sbatch takes a copy of what lies there.
     with tempfile.TemporaryDirectory(prefix="memdist-submit-") as folder:
         try:
             with contextlib.redirect_stderr(io.StringIO()):  # sbatch's words come once
                 return str(Executor(folder)._submit_command("").job_id)
         except FailedJobError as error:
+            if getattr(error.__cause__, "returncode", None) in (124, -9, 137):
+                raise ClusterError(
+                    f"Slurm does not answer: sbatch said nothing for {PATIENCE} s; see with `squeue --me` whether it has taken "
+                    "the job nevertheless, and try again"
+                ) from error
             raise ClusterError(f"{facts.refusal('sbatch', str(error))}; nothing was submitted") from error
         except FailedSubmissionError as error:
             raise ClusterError(f"sbatch answered what is no number of a job: {error}") from error

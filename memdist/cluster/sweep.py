@@ -61,6 +61,8 @@ def values(name: str, text: str) -> list[str]:
         return found if len(found) > 1 else [text]
     inner = [part.strip() for part in _parted(name, call[2])]
     if call[1] == "choice":
+        if not all(inner):
+            raise ConfigError(f"{name}={printable(text)} cannot be: name at least one value between the brackets")
         return inner
     if not 1 <= len(inner) <= 3 or not all(re.fullmatch(r"[+-]?[0-9]{1,18}", part) for part in inner):
         raise ConfigError(

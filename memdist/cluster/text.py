@@ -94,17 +94,18 @@ def render(job: Job, cluster: Cluster) -> str:
         f"# {_comment(('memdist', *job.words) if job.runs is None else ('memdist', 'train', '-m', job.name))}",
     ]
     lines += [f"#SBATCH {option}" for option in directives(job, cluster)]
-    lines += ["", "set -euo pipefail", "umask 077"]
+    # No -u: what modules and a site's own lines run is full of variables that are not set.
+    lines += ["", "set -eo pipefail", "umask 077"]
     if not plain(job.place):
         # sbatch cannot be given every name of a file; the shell can.
-        log = shlex.quote(str(book.logs(job.place)) + "/")
+        log = quoted(str(book.logs(job.place)) + "/")
         number = "${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}" if job.numbers else "$SLURM_JOB_ID"
         lines += [f'exec >>{log}"{number}.log" 2>&1']
-    lines += [f"cd -- {shlex.quote(str(job.folder))}"]
-    lines += [f"module load {shlex.quote(module)}" for module in cluster.modules]
+    lines += [f"cd -- {quoted(str(job.folder))}"]
+    lines += [f"module load {quoted(module)}" for module in cluster.modules]
     lines += cluster.setup
-    lines += [f"export {name}={shlex.quote(value)}" for name, value in cluster.environment.items()]
-    call = " \\\n    ".join(shlex.quote(word) for word in options(job, cluster))
+    lines += [f"export {name}={quoted(value)}" for name, value in cluster.environment.items()]
+    call = " \\\n    ".join(quoted(word) for word in options(job, cluster))
     return "\n".join([*lines, f"exec {cluster.python_words} -P -m memdist.cluster.leg \\\n    {call}", ""])
 
 
@@ -118,6 +119,7 @@ def options(job: Job, cluster: Cluster) -> list[str]:
         f"--again={'chain' if job.chained or not cluster.requeue else 'requeue'}",
         *([f"--offset={job.offset}", f"--total={job.total}"] if job.numbers else []),
         *([f"--scratch={cluster.scratch}"] if cluster.scratch else []),
+        *([f"--container={cluster.container}"] if cluster.container else []),
         *([f"--runs={job.runs}"] if job.runs is not None else []),
         "--",
         *job.words,
@@ -127,6 +129,21 @@ def options(job: Job, cluster: Cluster) -> list[str]:
 def name(words: Sequence[str]) -> str:
     """A job's name made of words: sbatch and singleton chains get plain ones."""
     return re.sub(r"[^A-Za-z0-9._-]+", "_", "-".join(words)).strip("_")[:100] or "memdist"
+
+
+def quoted(word: str) -> str:
+    """A word for bash that stays in one line and is read as it is: what has no sign of its own is spelled out in bytes.
+
+    So nothing that a person typed begins a line of a script, and sbatch meets no line end of DOS, which it refuses.
+    """
+    if word.isprintable():
+        return shlex.quote(word)
+    signs = {"\\": "\\\\", "'": "\\'", "\n": "\\n", "\t": "\\t"}
+    return "$'" + "".join(signs.get(c) or (c if c.isprintable() else _bytes(c)) for c in word) + "'"
+
+
+def _bytes(one: str) -> str:
+    return "".join(f"\\{byte:03o}" for byte in one.encode("utf-8", "surrogateescape"))
 
 
 def plain(path: Path) -> bool:

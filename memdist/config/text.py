@@ -53,6 +53,13 @@ for _kind in (_Loader, _Dumper):
     )
 
 
+# To YAML 1.1 a time limit of 12:00:00 is the number 43200, to base 60; nobody writes numbers so.
+for _digit in "0123456789":
+    _Loader.yaml_implicit_resolvers[_digit].insert(
+        0, ("tag:yaml.org,2002:str", re.compile(r"^[0-9]{1,7}(:[0-5]?[0-9]){1,2}$"))
+    )
+
+
 def _refused(where: Any, why: str) -> ConfigError:
     """The error that says on which line, of a node or an event, settings cannot go on."""
     return ConfigError(f"line {where.start_mark.line + 1}: {why}")

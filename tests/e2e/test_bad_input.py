@@ -467,6 +467,18 @@ CASES: dict[str, tuple[str, str]] = {
     "exporting data": ("export {data} --out {out}", "is no run folder"),
     "exporting an absent checkpoint": ("export {run} --checkpoint 77 --out {out}", "has no checkpoint '77'"),
     "exporting into a folder that is there": ("export {run} --out {other}", "--out {other} is there already"),
+    "an unknown cluster": (
+        "submit train unet --cluster nowhere --out {out}",
+        "there is no cluster 'nowhere': known are ",
+    ),
+    "many runs in no folder": (
+        "submit train unet -m seed=1,2 --cluster local",
+        "there is no --out, the folder of the runs",
+    ),
+    "more shares than pictures": (
+        "submit predict {run} {data}/images --shards 31 --cluster local --out {out}",
+        "--shards 31 cannot be: there are 30 pictures",
+    ),
     "an unknown model to show": ("models show resnet", "there is no model 'resnet'"),
 }
 

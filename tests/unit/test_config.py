@@ -571,3 +571,12 @@ def test_what_is_written_starts_with_the_model_and_holds_yaml_types_only() -> No
     assert whole["data"]["images"] == "/x" and whole["init"] == {"from": "/y"}
     assert not any(isinstance(value, pathlib.PurePath | tuple) for value in config.flat(run).values())
     assert "!!" not in config.dump(run)
+
+
+def test_a_time_of_day_is_text() -> None:
+    assert config.parse("a: 12:00:00\nb: 1:30\nc: 1-12:00:00\nd: 12", "x") == {
+        "a": "12:00:00",
+        "b": "1:30",
+        "c": "1-12:00:00",
+        "d": 12,
+    }
