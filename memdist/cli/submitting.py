@@ -235,11 +235,15 @@ def cluster_init(
     partition: Annotated[
         str | None, typer.Option(metavar="P", help="Partition of its jobs.", show_default=False)
     ] = None,
+    shared: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="DIR", help="A folder that compute nodes see; default: that of all homes.", show_default=False),
+    ] = None,
 ) -> None:
     """Write the file of a cluster from what sinfo and scontrol tell; call it on a login node."""
     from memdist.cluster import begin
 
-    output.show(begin.init(name, partition))
+    output.show(begin.init(name, partition, shared or []))
 
 
 @cluster.command("list")

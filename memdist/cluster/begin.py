@@ -12,12 +12,16 @@ from memdist.cluster import facts, profile, times
 from memdist.errors import printable
 
 
-def init(name: str, partition: str | None) -> str:
-    """Write the profile of a cluster whose login node this is; gives a sentence. Raises MemdistError, with nothing written."""
+def init(name: str, partition: str | None, shared: Sequence[Path] = ()) -> str:
+    """Write the profile of a cluster whose login node this is; gives a sentence. Raises MemdistError, with nothing written.
+
+    `shared`: folders that compute nodes see.
+    """
     profile.path(name)  # whether it can be one
     found = facts.ask()
     chosen = found.partition(partition) if partition else _likely(found)
-    file = profile.write(name, text(found, chosen, partition is None and not chosen.default))
+    folders = [os.path.abspath(folder) for folder in shared] or _homes()
+    file = profile.write(name, text(found, chosen, folders, partition is None and not chosen.default))
     return f"{file}: jobs go to partition {chosen.name}; look through it before the first job, as Slurm does not tell everything"
 
 
@@ -28,7 +32,7 @@ def _likely(found: facts.Facts) -> facts.Partition:
     return (with_gpus or default or list(found.partitions))[0]
 
 
-def text(found: facts.Facts, chosen: facts.Partition, guessed: bool) -> str:
+def text(found: facts.Facts, chosen: facts.Partition, shared: Sequence[str], guessed: bool) -> str:
     """A profile with a line for each partition that there is, and the settings that a person may have to fill in."""
     lines = ["# A cluster, as sinfo told of it. Each key: `memdist cluster keys`.", "#"]
     for one in found.partitions:
@@ -47,7 +51,7 @@ def text(found: facts.Facts, chosen: facts.Partition, guessed: bool) -> str:
         lines.append(f"max_time: {times.slurm(chosen.seconds)}")
     lines += ["modules: []  # such as [python/3.12, cuda/12.6]"]
     lines += ["scratch: null  # fast folder on each node, such as $TMPDIR"]
-    lines.append(f"shared: [{_value(_shared()) if _shared() else ''}]  # folders that compute nodes see")
+    lines.append(f"shared: [{', '.join(map(_value, shared))}]  # folders that compute nodes see")
     return "\n".join([*lines, ""])
 
 
@@ -57,7 +61,7 @@ def _value(text: str) -> str:
     return text if plain else json.dumps(text)
 
 
-def _shared() -> str:
+def _homes() -> list[str]:
     """The folder of all homes, which compute nodes nearly always see, and nothing where there is none."""
     home = Path(os.path.expanduser("~")).parent
-    return str(home) if home != Path("/") and home.is_dir() else ""
+    return [str(home)] if home != Path("/") and home.is_dir() else []

@@ -108,7 +108,7 @@ class Cluster:
         end = time.monotonic() + seconds
         while not predicate():
             if time.monotonic() > end:
-                queue = self.run("scontrol", "--oneliner", "show", "job")
+                queue = self.run("squeue", "--states=all", "-o", "%i %j %T %r %N %M")
                 raise AssertionError(f"{what or predicate} has not come to be in {seconds} s; {queue}")
             time.sleep(0.1)
 

@@ -71,11 +71,25 @@ def test_eight_shares_two_of_which_are_killed(site: Site) -> None:
 
 
 def test_runs_of_a_sweep_and_what_comes_after_them(site: Site) -> None:
-    sweep = ("train", "quick/unet", *DATA, *SETTINGS, "epochs=1", "-m", "seed=range(0,2)", "--out", "farm", "--cluster", "debug")
+    sweep = (
+        "train",
+        "quick/unet",
+        *DATA,
+        *SETTINGS,
+        "epochs=1",
+        "-m",
+        "seed=range(0,2)",
+        "--out",
+        "farm",
+        "--cluster",
+        "debug",
+    )
     site.submit(*sweep)
     assert "2 of 2 runs are queued already" in site.submit(*sweep)
     # One that trains longer than its first leg is given.
-    site.submit("train", "quick/unet", *DATA, *SETTINGS, "--out", "chain", "--cluster", "chained", "--legs", 2, "--time", "10m")
+    site.submit(
+        "train", "quick/unet", *DATA, *SETTINGS, "--out", "chain", "--cluster", "chained", "--legs", 2, "--time", "10m"
+    )
     first, second = book.submitted(site.folder / "chain")
     site.submit("evaluate", "chain", "device=cpu", "--after", "chain", "--cluster", "debug")
     with site.held("chain"):
@@ -96,13 +110,16 @@ def test_cancelled_runs_stay_so(site: Site) -> None:
     job = site.train("cancelled")
     with site.held("cancelled"):
         assert f"cancelled: job {job}" in site.memdist("cancel", "cancelled")
-    site.cluster.wait_for(lambda: site.attempts("cancelled")[-1].kind is not None or not site.cluster.squeue(), 60, "an end")
+    site.cluster.wait_for(
+        lambda: site.attempts("cancelled")[-1].kind is not None or not site.cluster.squeue(), 60, "an end"
+    )
     site.cluster.wait_for(lambda: not site.cluster.squeue(), 60, "an empty queue")
     assert [attempt.kind for attempt in site.attempts("cancelled")] in (["cancelled"], [None])
     assert "no job of it waits or runs" in site.memdist("cancel", "cancelled")
     # Another command goes on there.
     before = site.attempts("cancelled")[-1].reached
     site.train("cancelled")
+    site.cluster.wait_for(lambda: len(site.attempts("cancelled")) == 2, 60, "a second attempt")
     site.finished("cancelled")
     assert site.attempts("cancelled")[-1].since == before if before else True
 
