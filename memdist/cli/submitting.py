@@ -237,7 +237,9 @@ def cluster_init(
     ] = None,
     shared: Annotated[
         list[Path] | None,
-        typer.Option(metavar="DIR", help="A folder that compute nodes see; default: that of all homes.", show_default=False),
+        typer.Option(
+            metavar="DIR", help="A folder that compute nodes see; default: that of all homes.", show_default=False
+        ),
     ] = None,
 ) -> None:
     """Write the file of a cluster from what sinfo and scontrol tell; call it on a login node."""

@@ -47,7 +47,7 @@ COMMANDS = {
         *("--study", "--cluster", "--time", "--nodes", "--gpus-per-node", "--ranks-per-node", "--after", "--dry-run"),
     },
     "cluster": set(),
-    "cluster init": {"NAME", "--partition"},
+    "cluster init": {"NAME", "--partition", "--shared"},
     "cluster list": set(),
     "cluster keys": set(),
     "cancel": {"RUN"},

@@ -144,7 +144,7 @@ def test_what_is_begun_can_be_read(
 ) -> None:
     (tmp_path / above / "me").mkdir(parents=True)
     monkeypatch.setenv("HOME", str(tmp_path / above / "me"))
-    text = begin.text(facts.Facts(PARTITIONS), chosen, guessed=True)
+    text = begin.text(facts.Facts(PARTITIONS), chosen, begin._homes(), guessed=True)
     put(home, text)
     if chosen.name == "a, b: c # d":  # no partition of Slurm's is called so, and it goes no further
         with pytest.raises(ConfigError, match="partition = 'a, b: c # d'"):
