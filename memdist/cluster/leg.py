@@ -109,8 +109,14 @@ class Leg:
             return 1
         begun = self.attempt()
         book.began(self.file, begun)
-        environment = stage.prepare(self.options, self.here, self.task.words)
-        code = self.wait(self.start(environment), forward)
+        try:
+            environment = stage.prepare(self.options, self.here, self.task.words)
+            child = self.start(environment)
+        except MemdistError as error:
+            done = replace(begun, ended=time.time(), code=2, reached=begun.since, kind="wrong-input", why=str(error))
+            book.ended(self.file, done)
+            raise
+        code = self.wait(child, forward)
         stage.keep(self.options, environment)
         return self.end(begun, before, code)
 

@@ -5,7 +5,7 @@ from hypothesis import HealthCheck, Phase, settings
 
 # Each test multiplies these by what its examples cost.
 settings.register_profile("some", max_examples=60, derandomize=True, deadline=None, database=None, print_blob=False)
-settings.register_profile("many", parent=settings.get_profile("some"), max_examples=400)
+settings.register_profile("many", parent=settings.get_profile("some"), max_examples=120)
 for _name in ("some", "many"):
     settings.register_profile(
         _name,
