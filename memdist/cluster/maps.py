@@ -74,6 +74,7 @@ def _row(row: Row, share: str, attempted: bool, made: _Share | None, element: st
     ids = {one for one in (attempts[-1].job if attempts else "", element) if one}
     job, gone = slurm.find(ids, begun=said == "running") if said != "finished" and life != "alive" else (None, "")
     state = standing.judge(said, life, job, gone=bool(gone), begun=bool(attempts))
+    state = standing.cancelled(state, gone, row.place)
     if not ids:
         state = "running" if life == "alive" else "ended"
     why = standing.last_failure(attempts)

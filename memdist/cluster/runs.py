@@ -97,6 +97,7 @@ def _judged(
     job, gone = slurm.find(ids, chain, begun=begun) if life != "alive" else (None, "")
     gone = "" if theirs else own if gone and own else gone
     state = standing.judge(said, life, job, gone=bool(gone), begun=bool(attempts or said))
+    state = standing.cancelled(state, gone, row.place, os.path.dirname(row.place))
     node = row.node
     if owner is not None and state in ("running", "running?", "starting"):
         node = node or owner.host

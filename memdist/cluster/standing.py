@@ -6,15 +6,18 @@ Slurm has answered.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
-from memdist.cluster import queue
+from memdist.cluster import book, queue
 from memdist.cluster.book import Attempt
 from memdist.cluster.queue import Job, Queue
+from memdist.errors import MemdistError
 
 State = Literal[
     "running", "running?", "starting", "queued", "queued?", "waiting", "stopped", "failed", "diverged", "lost",
@@ -163,6 +166,17 @@ def judge(said: str, life: Life, job: Job | None, *, gone: bool, begun: bool) ->
     if life == "dead" or gone:
         return "lost"
     return "running?" if said == "running" or begun else "queued?"
+
+
+def cancelled(state: State, gone: str, *places: str) -> State:
+    """The state, or cancelled where it is lost and one of these places has it written down that its job was cancelled."""
+    if state != "lost" or not gone:
+        return state
+    # Written with the names of the commands alone: what cannot be read says nothing.
+    with contextlib.suppress(MemdistError, OSError):
+        if any(book.cancelled(Path(place), gone) for place in places):
+            return "cancelled"
+    return state
 
 
 def end_of(attempts: Sequence[Attempt]) -> str:

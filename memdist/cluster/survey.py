@@ -150,11 +150,12 @@ def _unbegun(farm: Farm, group: str, slurm: Slurm) -> Iterator[Row]:
             continue
         job, gone = slurm.find(elements[-1:])
         why = standing.pending(job) if job is not None and job.waits else standing.unseen(elements[-1:])
+        state = standing.judge("", "unknown", job, gone=bool(gone), begun=False)
         yield Row(
             name=printable(name),
             group=group,
             place=f"{farm.place}/{name}",
-            state=standing.judge("", "unknown", job, gone=bool(gone), begun=False),
+            state=standing.cancelled(state, gone, farm.place),
             node=job.nodes if job is not None and job.runs else "",
             why=standing.missing(gone, begun=False) if gone else why,
             gone=gone,
