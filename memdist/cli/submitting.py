@@ -109,6 +109,9 @@ def submit_train(
     multirun: Annotated[
         bool, typer.Option("-m", "--multirun", help="Settings with commas or range() stand for many runs: lr=1e-3,1e-4")
     ] = False,
+    extend: Annotated[
+        bool, typer.Option("--extend", help="Allow more epochs although the learning rate already decayed.")
+    ] = False,
     time: Time = None,
     nodes: Nodes = 1,
     gpus: Gpus = None,
@@ -135,7 +138,7 @@ def submit_train(
     path = settings.find(config)
     if multirun:
         assert out is not None
-        made = make.sweep_(site, path, overrides or [], out)
+        made = make.sweep_(site, path, overrides or [], out, extend=extend)
     else:
 
         def folder(run: Any) -> Path:
@@ -143,7 +146,7 @@ def submit_train(
 
             return out or start.default_folder(path.stem if Path(config).is_file() else config, overrides or [], run)
 
-        made = make.train(site, path, overrides or [], folder)
+        made = make.train(site, path, overrides or [], folder, extend=extend)
     _end(site, made, dry_run)
 
 

@@ -21,6 +21,7 @@ from memdist.cluster.text import Job
 from memdist.errors import ConfigError, MemdistError, printable
 from memdist.predict import folder as maps
 from memdist.predict import inputs as inputs_
+from memdist.train import restore
 
 
 @dataclass
@@ -38,24 +39,31 @@ class Made:
     """What the numbers of an array mean: the same for the same shares or runs."""
 
 
-def train(site: Site, path: Path, overrides: Sequence[str], out: Callable[[Any], Path]) -> Made:
-    """One training. Its settings are those of now: what changes in CONFIG until it starts changes nothing."""
+def train(
+    site: Site, path: Path, overrides: Sequence[str], out: Callable[[Any], Path], *, extend: bool = False
+) -> Made:
+    """One training. Its settings are those of now: what changes in CONFIG until it starts changes nothing.
+
+    Raises a MemdistError where the folder is of another run; `extend` allows more epochs of one whose rate decays.
+    """
     run = registry.resolve(config.read(path, overrides))
     request.ranks_of(site, run.batch.size)
     place = Path(os.path.abspath(out(run)))
     _seen(site, place)
+    restore.former_run(run, place, extend)
     if _finished(place, run):
         return Made(skipped=[f"{printable(place)} is finished: there is nothing to submit"])
     if queued := request.live(place, "train"):
         return Made(skipped=[f"{printable(place)} is queued already, as job {', '.join(queued)}"])
     settings = config.dump(run)
     file = book.folder(place) / f"train-{_digest(settings)}.yaml"
-    job = _job(site, "train", place, ("train", str(file), "--out", str(place)))
+    words = ("train", str(file), "--out", str(place), *_extending(extend))
+    job = _job(site, "train", place, words)
     return Made(site.split(job), {file: settings}, forecast=_forecast(place, site.seconds))
 
 
-def sweep_(site: Site, path: Path, overrides: Sequence[str], place: Path) -> Made:
-    """Every run of a sweep, each in a folder of `place`."""
+def sweep_(site: Site, path: Path, overrides: Sequence[str], place: Path, *, extend: bool = False) -> Made:
+    """Every run of a sweep, each in a folder of `place`; as `train` otherwise."""
     cells = sweep.expand(overrides)
     place = Path(os.path.abspath(place))
     _seen(site, place)
@@ -67,10 +75,11 @@ def sweep_(site: Site, path: Path, overrides: Sequence[str], place: Path) -> Mad
             raise ConfigError(f"{error} (run {number} of {len(cells)}: {', '.join(cell.overrides)})") from error
         request.ranks_of(site, run.batch.size)
         folder = place / cell.name
+        restore.former_run(run, folder, extend)
         shown = config.dump(run)
         file = book.folder(folder) / f"train-{_digest(shown)}.yaml"
         settings[number] = (file, shown)
-        words = ["train", str(file), "--out", str(folder)]
+        words = ["train", str(file), "--out", str(folder), *_extending(extend)]
         lines.append(json.dumps({"folder": str(folder), "words": words}))
         if _finished(folder, run):
             finished += 1
@@ -257,6 +266,10 @@ def _found_wrong(place: Path) -> bool:
     """Whether the last verification has found something: then all shares look at their maps again."""
     attempts = book.attempts(book.attempts_file(place, "verify"))
     return bool(attempts) and attempts[-1].kind not in (None, "finished")
+
+
+def _extending(extend: bool) -> tuple[str, ...]:
+    return ("--extend",) if extend else ()
 
 
 def _forecast(place: Path, seconds: int) -> str:

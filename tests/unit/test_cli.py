@@ -35,7 +35,18 @@ COMMANDS = {
     "compare": {"RUN", "--html"},
     "submit": set(),
     "submit train": {
-        *("CONFIG", "KEY=VALUE", "--out", "-m", "--multirun", "--cluster", "--time", "--nodes", "--gpus-per-node"),
+        *(
+            "CONFIG",
+            "KEY=VALUE",
+            "--out",
+            "-m",
+            "--multirun",
+            "--extend",
+            "--cluster",
+            "--time",
+            "--nodes",
+            "--gpus-per-node",
+        ),
         *("--ranks-per-node", "--legs", "--after", "--at-most", "--dry-run"),
     },
     "submit predict": {

@@ -199,3 +199,15 @@ def test_cancelling(place: Login, capfd: pytest.CaptureFixture[str]) -> None:
     # It may still be shown while it ends, and is no reason not to submit again.
     assert place.memdist(*train(place)) == 0
     assert list(place.slurm.scripts()) == [101, 102]
+
+
+def test_a_folder_of_another_run_is_refused_before_anything_is_submitted(place: Login) -> None:
+    assert place.memdist(*train(place)) == 0
+    place.slurm.queued()
+    run = place.tmp / "new"
+    (run / rundir.CONFIG).write_text(next((run / "jobs").glob("train-*.yaml")).read_text())
+    rundir.write_json(run / rundir.STATE, {"state": "finished"})
+    before = sorted((run / "jobs").iterdir())
+    told = place.refused(*train(place, "seed=5"))
+    assert told.startswith("memdist: seed = 5 differs from the 0 that") and "another folder with --out" in told
+    assert list(place.slurm.scripts()) == [101] and sorted((run / "jobs").iterdir()) == before
