@@ -22,5 +22,5 @@ def work(words: Sequence[str]) -> list[str]:
 
 if __name__ == "__main__":
     del sys.argv[1 : sys.argv.index("memdist.cluster.leg") + 1]
-    leg.memdist = work  # type: ignore[assignment]
+    vars(leg)["memdist"] = work
     sys.exit(leg.main())

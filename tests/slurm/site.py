@@ -27,21 +27,27 @@ SETTINGS = (
 
 
 class Site:
-    """A folder with data, and files of clusters: `dev`, `preempt`, `high`, each a partition."""
+    """A folder with data, and files that tell of the cluster in several ways."""
 
     def __init__(self, cluster: Cluster, folder: Path) -> None:
         self.cluster, self.folder = cluster, folder
         example.make(folder / "data", 28, 16, 0, 1)
         profiles = folder / "config" / "memdist" / "clusters"
         profiles.mkdir(parents=True)
-        common = {"gpus_per_node": 2, "cpus_per_gpu": 1, "signal_lead": 20, "shared": [str(folder)], "max_failures": 2}
-        common["environment"] = {"MASTER_ADDR": "127.0.0.1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-        for partition in ("debug", "preempt", "high"):
+        variables = {"MASTER_ADDR": "127.0.0.1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+        common: dict[str, Any] = {"partition": "debug", "gpus_per_node": 2, "cpus_per_gpu": 1, "max_failures": 2}
+        common |= {"signal_lead": 20, "shared": [str(folder)], "environment": variables}
+        kinds: dict[str, dict[str, Any]] = {
+            "debug": {},
+            "high": {"partition": "high"},
             # Who is to give way has a node for itself, so that it is clear who must.
-            own = ["--exclusive"] if partition == "preempt" else []
-            (profiles / f"{partition}.yaml").write_text(json.dumps({**common, "partition": partition, "options": own}))
-        (profiles / "chained.yaml").write_text(json.dumps({**common, "partition": "debug", "requeue": False}))
-        (profiles / "refused.yaml").write_text(json.dumps({**common, "options": ["--nodelist=nowhere"]}))
+            "preempt": {"partition": "preempt", "options": ["--exclusive"]},
+            "disks": {"scratch": "$DISKS/own", "environment": variables | {"DISKS": str(folder)}},
+            "chained": {"requeue": False},
+            "refused": {"options": ["--nodelist=nowhere"]},
+        }
+        for name, own in kinds.items():
+            (profiles / f"{name}.yaml").write_text(json.dumps(common | own))
         self.variables = {"XDG_CONFIG_HOME": str(folder / "config"), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 
     def memdist(self, *words: object, code: int = 0) -> str:

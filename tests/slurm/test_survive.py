@@ -87,7 +87,7 @@ def test_terminated_in_a_grace_of_five_seconds(site: Site) -> None:
 
 def test_two_nodes_of_two_tasks_one_of_which_fails(site: Site) -> None:
     cluster = site.cluster
-    job = site.train("spread", "debug", "--nodes", 2, "--ranks-per-node", 2, "checkpoint.every_minutes=0.01")
+    job = site.train("spread", "disks", "--nodes", 2, "--ranks-per-node", 2, "checkpoint.every_minutes=0.01")
     with site.held("spread", step=100):
         nodes = cluster.run("squeue", "-h", "-j", job, "-o", "%N").strip()
         bad = cluster.run("scontrol", "show", "hostnames", nodes).split()[-1]
@@ -97,6 +97,10 @@ def test_two_nodes_of_two_tasks_one_of_which_fails(site: Site) -> None:
     assert bad not in cluster.run("scontrol", "show", "hostnames", site.attempts("spread")[1].nodes).split()
     site.finished("spread")
     close(site, "spread")
+    # Pictures were decoded on the nodes' own disks, before the ranks began.
+    assert [path.name for path in site.folder.glob("own/memdist-*/*")] != []
+    told = site.told("spread")
+    assert not any("decoding" in text for name, text in told.items() if ".rank" in name), told
     first, second = site.attempts("spread")
     assert first.kind in ("node-failure", "pre-empted") and second.since > 0, site.told("spread")
     assert {path.name for path in (site.folder / "spread" / "jobs" / "logs").iterdir()} >= {
