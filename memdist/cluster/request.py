@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -155,11 +156,20 @@ class Site:
                 numbers.append(waits[-1])  # of a chain, every leg but the last may end before the run does
             elif waits:
                 numbers += waits
-            elif rundir.read_json(run / rundir.STATE).get("state") != "finished":
+            elif not _finished(run):
                 raise ClusterError(
                     f"--after {printable(run)}: this run is neither finished nor has it a job that waits or runs; submit it first"
                 )
         return tuple(dict.fromkeys(numbers))
+
+
+def _finished(place: Path) -> bool:
+    """Whether a run, or every run of the last sweep of a folder of runs, has come to its end."""
+    keys = [job.key for job in book.submitted(place) if job.key.startswith("runs-")]
+    listing = book.folder(place) / keys[-1] if keys else None
+    if listing is None or not listing.is_file():
+        return rundir.read_json(place / rundir.STATE).get("state") == "finished"
+    return all(_finished(Path(json.loads(line)["folder"])) for line in listing.read_text().splitlines())
 
 
 def live(place: Path, kind: book.Kind | None = None) -> list[str]:
