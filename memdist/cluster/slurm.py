@@ -60,7 +60,9 @@ class Here:
         )
 
     def ends(self, environment: Mapping[str, str]) -> float | None:
-        """When its time is over, in seconds since 1970; None where nobody says."""
+        """When its time is over, in seconds since 1970; None where nobody says, or it has no end."""
+        if self.local:
+            return None  # what the environment says is of the allocation that it was queued from
         given = environment.get("SLURM_JOB_END_TIME", "")
         if given.isdecimal():
             return float(given)
