@@ -106,8 +106,13 @@ def cancel(place: Path, job: str) -> None:
 
 def cancelled(place: Path, job: str) -> bool:
     """Whether a job or an element of an array was cancelled, by itself or with its array."""
-    found = {line.get("job") for line in rundir.read_lines(folder(place) / CANCELLED)}
+    found = cancellations(place)
     return job in found or job.rpartition("_")[0] in found
+
+
+def cancellations(place: Path) -> set[str]:
+    """All jobs, arrays and elements of arrays of a place that were cancelled."""
+    return {str(line.get("job")) for line in rundir.read_lines(folder(place) / CANCELLED)}
 
 
 def attempts_file(place: Path, share: str = "") -> Path:
