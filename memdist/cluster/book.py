@@ -14,6 +14,7 @@ PLACE/jobs/
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -97,6 +98,18 @@ def note(place: Path, job: Submitted) -> None:
 def submitted(place: Path) -> list[Submitted]:
     """Jobs that were submitted for a place, in order; a CheckpointError for a file that is none of ours."""
     return [_read(Submitted, line) for line in rundir.read_lines(folder(place) / SUBMITTED)]
+
+
+def times(place: Path, job: str) -> list[float]:
+    """When a job was submitted; empty where it was given to sbatch by hand.
+
+    A job may begin before its line is written, but not before the file of what it does.
+    """
+    found = [one.at for one in submitted(place) if one.id == job][-1:]
+    for name in (f"{job}.sbatch", f"{job}.json"):
+        with contextlib.suppress(OSError):
+            found.append((folder(place) / name).stat().st_mtime)
+    return [min(found)] if found else []
 
 
 def cancel(place: Path, job: str) -> None:

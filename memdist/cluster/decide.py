@@ -12,6 +12,9 @@ NO_FAILURE = ("finished", "stopped", "time-limit", "pre-empted", "cancelled")
 IDLE = 2
 """Attempts in a row without a newer checkpoint that end a job: one may have been stopped before it could write any."""
 
+FOR_GOOD = ("gpu-memory", "disk-full", "bad-data", "diverged", "wrong-input", "communication", "no-progress", "bug")
+"""Ends that another start would come to again, as far as anybody can tell."""
+
 
 def answerable(attempts: Sequence[Attempt], job: str, submitted: Sequence[float], requeues: bool) -> list[Attempt]:
     """Those of the attempts that count for a job which was submitted at these times.
@@ -44,6 +47,13 @@ def refusal(attempts: Sequence[Attempt], max_failures: int) -> str | None:
     if len(failed) > max_failures:
         return f"it has failed {len(failed)} times (the last time: {_said(failed[-1])}), and max_failures is {max_failures}"
     return None
+
+
+def hopeless(attempts: Sequence[Attempt], job: str) -> str | None:
+    """Why a later job of a chain is not to try what one before it has failed at for good; None: it is."""
+    if not attempts or attempts[-1].job == job or attempts[-1].kind not in FOR_GOOD:
+        return None
+    return f"job {attempts[-1].job} before it has failed ({_said(attempts[-1])}), as this one would"
 
 
 def _said(attempt: Attempt) -> str:

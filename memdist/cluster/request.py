@@ -111,6 +111,12 @@ class Site:
                 "itself, or with --legs"
             )
 
+        if not self.local and self.seconds <= self.cluster.signal_lead:
+            raise ClusterError(
+                f"--time {times.shown(self.seconds)} cannot be: jobs are told to leave {self.cluster.signal_lead} s before their "
+                "end (signal_lead of the cluster's file), and would never begin; ask for more"
+            )
+
     def sees(self, folder: Path, what: str) -> None:
         """Raise a ClusterError where compute nodes cannot see a folder, as far as that can be known here."""
         if self.local:

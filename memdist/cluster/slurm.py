@@ -11,6 +11,8 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from memdist.cluster import times
+
 LOCAL_JOB = "MEMDIST_LOCAL_JOB"
 """Environment variable of a job that is queued on this machine: its number, of an array `local-..._4`."""
 LOCAL_RESTART = "MEMDIST_LOCAL_RESTART"
@@ -72,6 +74,15 @@ class Here:
         # Slurm writes the time of its own zone, which is this machine's.
         return time.mktime(time.strptime(found[1], "%Y-%m-%dT%H:%M:%S")) if found else None
 
+    def ending(self) -> bool:
+        """Whether Slurm ends this job although its time is not over: somebody has cancelled it, or put it into the queue."""
+        said = self._scontrol("show", "job", "-o", self.number) or ""
+        if not re.search(r"\bJobState=(COMPLETING|CANCELLED|PENDING|REQUEUED)", said):
+            return False
+        used, limit = (re.search(rf"\b{name}=(\S+)", said) for name in ("RunTime", "TimeLimit"))
+        most = times.limit(limit[1]) if limit else None
+        return most is None or used is None or (times.limit(used[1]) or 0) < most
+
     def requeue(self, without: str | None) -> str | None:
         """Put this job into the queue again, without a node if need be; None, or why that cannot be.
 
@@ -85,7 +96,9 @@ class Here:
                 return None
             return f"scontrol requeue {self.number} is refused"
         if without:
-            # Only of a job that waits may the nodes be changed.
+            # Only of a job that waits may the nodes be changed; those that it keeps away from already stay so.
+            said = re.search(r"\bExcNodeList=(\S+)", self._scontrol("show", "job", "-o", self.number) or "")
+            without = f"{said[1]},{without}" if said and said[1] not in ("(null)", without) else without
             for _ in range(20):
                 if self._scontrol("update", f"JobId={self.number}", f"ExcNodeList={without}") is not None:
                     break
