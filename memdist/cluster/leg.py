@@ -55,7 +55,7 @@ class Leg:
         before = self.earlier()
         chained = self.options.again == "chain" and bool(self.submitted)
         hopeless = decide.hopeless(before, self.here.id) if chained else None
-        if why := hopeless or (before and decide.refusal(before, self.options.max_failures)):
+        if why := hopeless or (before and self.refusal(before)):
             say(f"this job is not started again: {why}")
             book.ended(
                 self.file,
@@ -101,6 +101,8 @@ class Leg:
                 )
                 book.ended(self.file, found[at])
         self.submitted = book.times(self.options.place, self.here.id.partition("_")[0])
+        if not self.submitted and self.options.again == "chain" and (when := self.here.submitted()) is not None:
+            self.submitted = [when]  # by hand
         return decide.answerable(found, self.here.id, self.submitted, self.options.again == "requeue")
 
     def start(self, environment: dict[str, str]) -> subprocess.Popen[bytes]:
@@ -198,11 +200,15 @@ class Leg:
         if kind in ("finished", "cancelled"):
             return code or 0
         again = finding is not None and finding.retry
-        if again and (why_not := decide.refusal([*before, done], self.options.max_failures)):
+        if again and (why_not := self.refusal([*before, done])):
             book.ended(self.file, replace(done, kind="no-progress", why=why_not))
             say(f"this job is not started again: {why_not}")
             return 1
         return self.again(finding) if again else (1 if code is None else code if code > 0 else 128 - code)
+
+    def refusal(self, attempts: list[book.Attempt]) -> str | None:
+        """Why it is not to be started again after these attempts; None: it may be."""
+        return decide.refusal(attempts, self.options.max_failures, measured=self.task.measured)
 
     def again(self, finding: triage.Finding | None) -> int:
         """Have the job started again; gives its exit code."""

@@ -87,9 +87,9 @@ def sweep_(site: Site, path: Path, overrides: Sequence[str], place: Path) -> Mad
         made.skipped.append(f"{finished} of {len(cells)} runs are finished")
     # Another sweep may have the same run at another number.
     names = {json.loads(line)["folder"]: number for number, line in enumerate(lines, 1)}
-    live = {names[folder]: file for folder, file in _live_folders(place).items() if folder in names}
-    for number, file in live.items():
-        if file != str(settings[number][0]):
+    live = {names[folder]: theirs for folder, theirs in _live_folders(place).items() if folder in names}
+    for number, theirs in live.items():
+        if theirs != str(settings[number][0]):
             raise _otherwise(settings[number][0].parent.parent)
     busy = set(live)
     if taken := busy & set(waiting):

@@ -68,9 +68,15 @@ class Here:
         given = environment.get("SLURM_JOB_END_TIME", "")
         if given.isdecimal():
             return float(given)
-        found = re.search(
-            r"\bEndTime=(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)", self._scontrol("show", "job", "-o", self.number) or ""
-        )
+        return self._time("EndTime")
+
+    def submitted(self) -> float | None:
+        """When it was given to sbatch, in seconds since 1970; None where nobody says."""
+        return self._time("SubmitTime")
+
+    def _time(self, name: str) -> float | None:
+        said = self._scontrol("show", "job", "-o", self.number) or ""
+        found = re.search(rf"\b{name}=(\d{{4}}-\d\d-\d\dT\d\d:\d\d:\d\d)", said)
         # Slurm writes the time of its own zone, which is this machine's.
         return time.mktime(time.strptime(found[1], "%Y-%m-%dT%H:%M:%S")) if found else None
 
@@ -116,6 +122,7 @@ class Here:
                 errors="replace",
                 timeout=PATIENCE,
                 stdin=subprocess.DEVNULL,
+                env={**os.environ, "SLURM_TIME_FORMAT": "standard"},
                 preexec_fn=_unmoved,  # no thread runs here
             )
         except (OSError, subprocess.TimeoutExpired):

@@ -28,6 +28,11 @@ class Task:
         """Whether it is a training, which writes a checkpoint when it is told to leave."""
         return self.words[0] == "train"
 
+    @property
+    def measured(self) -> bool:
+        """Whether it leaves something of what it has done where it is interrupted."""
+        return self.trains or "-of-" in self.share
+
     def progress(self) -> int:
         """How far it has come: the step of its last checkpoint, or the maps that its share has made."""
         if self.trains:

@@ -18,7 +18,10 @@ from memdist.cluster.task import Task
 from memdist.launch.ends import RESUME_ME
 from memdist.launch.forward import Forward
 
-JOB = "JobId=7 JobName=x JobState={state} Reason=None RunTime=00:30:00 TimeLimit={limit} ExcNodeList={nodes} NumNodes=1"
+JOB = (
+    "JobId=7 JobName=x SubmitTime=2026-01-02T03:04:05 JobState={state} Reason=None RunTime=00:30:00 TimeLimit={limit} "
+    "ExcNodeList={nodes} NumNodes=1"
+)
 
 
 @pytest.fixture
@@ -105,3 +108,14 @@ def test_a_job_that_begins_before_its_line_is_written_does_not_answer_for_others
     book.ended(book.attempts_file(tmp_path), old)
     assert begun(tmp_path, "--again=chain").earlier() == []
     assert book.times(tmp_path, "7")[0] == pytest.approx(now, abs=30)
+
+
+def test_a_chain_by_hand_answers_for_what_came_since_it_was_submitted(
+    scontrol: Callable[..., Path], tmp_path: Path
+) -> None:
+    scontrol()
+    then = time.mktime(time.strptime("2026-01-02", "%Y-%m-%d"))
+    for job, began in (("5", then), ("6", then + 86400)):
+        attempt = Attempt(job=job, restart=0, nodes="", began=began, since=0, ended=began, reached=0, kind="bug")
+        book.ended(book.attempts_file(tmp_path), attempt)
+    assert [attempt.job for attempt in begun(tmp_path, "--again=chain").earlier()] == ["6"]

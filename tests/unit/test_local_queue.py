@@ -12,6 +12,7 @@ import pytest
 
 from memdist.cluster import book, here, local
 from memdist.cluster.slurm import LOCAL_JOB, Here
+from memdist.launch import gpus
 from memdist.launch.ends import RESUME_ME
 from memdist.launch.forward import Forward
 
@@ -20,7 +21,7 @@ from memdist.launch.forward import Forward
 def _own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     monkeypatch.setattr(local, "TICK", 0.01)
-    monkeypatch.setattr(local.gpus, "count", lambda: 0)
+    monkeypatch.setattr(gpus, "count", lambda: 0)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
 
 
@@ -79,12 +80,12 @@ def test_one_element_is_cancelled_alone(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_gpus_are_called_alike_whatever_is_visible(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(local.gpus, "count", lambda: 2)
+    monkeypatch.setattr(gpus, "count", lambda: 2)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3")
     theirs = local.Slots().take(1)
     assert theirs is not None and theirs.environment == {"CUDA_VISIBLE_DEVICES": "2"}
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
-    monkeypatch.setattr(local.gpus, "count", lambda: 4)
+    monkeypatch.setattr(gpus, "count", lambda: 4)
     slots = local.Slots()
     ours = slots.take(3)
     assert ours is not None and ours.environment == {"CUDA_VISIBLE_DEVICES": "0,1,3"} and slots.take(1) is None
