@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 
 from memdist.cluster import book, here, local
+from memdist.cluster.profile import Cluster
 from memdist.cluster.slurm import LOCAL_JOB, Here
+from memdist.cluster.text import Job
 from memdist.launch import gpus
 from memdist.launch.ends import RESUME_ME
 from memdist.launch.forward import Forward
@@ -104,3 +106,15 @@ def test_what_goes_with_a_login_is_no_place_for_jobs(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
     (tmp_path / "tmp").mkdir()
     assert here.folder().parent == tmp_path / "tmp"
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # who queues a job does not wait for it
+def test_a_job_is_done_from_end_to_end(tmp_path: Path) -> None:
+    place = tmp_path / "maps"
+    job = Job(kind="verify", name="n", words=("--help",), place=place, folder=tmp_path, seconds=60)
+    number = local.submit(job, Cluster(requeue=False))
+    local._wait_for(lambda: local.end_of(number) is not None and not local.alive(number))
+    assert local.end_of(number) == 0
+    [attempt] = book.attempts(book.attempts_file(place, "--help"))
+    assert (attempt.job, attempt.kind) == (number, "finished")
+    assert "Usage" in book.rank_log(place, number, 0, 0).read_text()
