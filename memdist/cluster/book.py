@@ -14,6 +14,7 @@ PLACE/jobs/
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -99,6 +100,18 @@ def submitted(place: Path) -> list[Submitted]:
     return [_read(Submitted, line) for line in rundir.read_lines(folder(place) / SUBMITTED)]
 
 
+def times(place: Path, job: str) -> list[float]:
+    """When a job was submitted; empty where it was given to sbatch by hand.
+
+    A job may begin before its line is written, but not before the file of what it does.
+    """
+    found = [one.at for one in submitted(place) if one.id == job][-1:]
+    for name in (f"{job}.sbatch", f"{job}.json"):
+        with contextlib.suppress(OSError):
+            found.append((folder(place) / name).stat().st_mtime)
+    return [min(found)] if found else []
+
+
 def cancel(place: Path, job: str) -> None:
     """Write down that a job, an array or an element of one is not to be started again."""
     _append(folder(place) / CANCELLED, {"job": job, "at": time.time()})
@@ -106,8 +119,13 @@ def cancel(place: Path, job: str) -> None:
 
 def cancelled(place: Path, job: str) -> bool:
     """Whether a job or an element of an array was cancelled, by itself or with its array."""
-    found = {line.get("job") for line in rundir.read_lines(folder(place) / CANCELLED)}
+    found = cancellations(place)
     return job in found or job.rpartition("_")[0] in found
+
+
+def cancellations(place: Path) -> set[str]:
+    """All jobs, arrays and elements of arrays of a place that were cancelled."""
+    return {str(line.get("job")) for line in rundir.read_lines(folder(place) / CANCELLED)}
 
 
 def attempts_file(place: Path, share: str = "") -> Path:

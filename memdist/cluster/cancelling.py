@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
+import os
 from pathlib import Path
 
-from memdist.cluster import book, local, request, submit
+from memdist.cluster import book, facts, local, request, submit
 from memdist.errors import ClusterError, printable
 
 
@@ -13,16 +13,20 @@ def cancel(place: Path) -> str:
     """Cancel the jobs of a run, of a folder of runs or of maps; gives a sentence. Raises ClusterError where there are none."""
     if not place.is_dir():
         raise ClusterError(f"{printable(place)} is no folder: name that of a run, of runs or of maps")
-    place = place.absolute()
-    numbers = request.live(place)
+    place = Path(os.path.abspath(place))
+    # Those that were cancelled already, too: Slurm may not have heard of it.
+    numbers = request.live(place, cancelled=True)
     if numbers:
         return _end(place, numbers)
-    if own := _element(place):
+    own = request.element(place, cancelled=True)
+    if own and own[1]:
         return _end(*own)
-    if not book.submitted(place):
+    if not book.submitted(place) and own is None:
         raise ClusterError(
             f"no job was ever submitted for {printable(place)}: name a folder that `memdist status` shows with one"
         )
+    if any(not job.id.startswith("local-") for job in book.submitted(place)) and not facts.there():
+        facts.call(["squeue", "--version"])  # which says so
     return f"{printable(place)}: no job of it waits or runs"
 
 
@@ -37,17 +41,3 @@ def _end(place: Path, numbers: list[str]) -> str:
     if others:
         submit.cancel(others)
     return f"cancelled: job {', '.join(numbers)} of {printable(place)}; submit again to go on from the last checkpoint"
-
-
-def _element(run: Path) -> tuple[Path, list[str]] | None:
-    """The folder of runs that a run belongs to, and the element of an array that trains it, if that waits or runs."""
-    place = run.parent
-    for job in book.submitted(place):
-        file = book.folder(place) / job.key
-        if not job.key.startswith("runs-") or not file.is_file():
-            continue
-        numbers = request.live_numbers(place, lambda other, job=job: other.id == job.id)  # type: ignore[misc]
-        for number, line in enumerate(file.read_text().splitlines(), 1):
-            if number in numbers and json.loads(line)["folder"] == str(run):
-                return place, [job.element(number)]
-    return None

@@ -6,9 +6,11 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 from memdist import rundir
-from memdist.cluster import tails
+from memdist.cluster import book, tails
 from memdist.cluster.book import Submitted
 
 
@@ -46,6 +48,14 @@ class Farm:
             name = next((name for name, some in self.elements.items() if jobs[-1] in some), name)
         self.begun.add(name)
         return self.elements.get(name, [])
+
+
+def listed(place: Path, job: Submitted) -> list[dict[str, Any]]:
+    """What the elements of an array of trainings do, by their numbers: the folder and the words of each."""
+    file = book.folder(place) / job.key
+    if not job.key.startswith("runs-") or not file.is_file():
+        return []
+    return [json.loads(line) for line in file.read_text().splitlines()]
 
 
 def _names(place: str, key: str) -> Iterator[str]:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import os
 import shlex
 import shutil
@@ -20,69 +19,23 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from memdist import rundir, triage
 from memdist.cluster import book, decide, stage
 from memdist.cluster.slurm import Here, inside, step
+from memdist.cluster.task import Task, task
 from memdist.errors import ClusterError, MemdistError, printable
 from memdist.launch.ends import RESUME_ME
 from memdist.launch.forward import Forward, bound
-from memdist.launch.local import memdist, newest
+from memdist.launch.local import memdist
 
 TICK = 0.1
 """Seconds between two looks at the command."""
 
 _LOOKED = 16384
 """Bytes of the end of each log that are searched for what went wrong: there may be hundreds of ranks."""
-
-
-@dataclass(frozen=True)
-class Task:
-    """What is done here."""
-
-    words: tuple[str, ...]
-    home: Path
-    """Folder that it makes: in its book the attempts are written down, and what its ranks print."""
-    share: str = ""
-    """Which part of it, for what is shared out."""
-
-    @property
-    def trains(self) -> bool:
-        """Whether it is a training, which writes a checkpoint when it is told to leave."""
-        return self.words[0] == "train"
-
-    def progress(self) -> int:
-        """How far it has come: the step of its last checkpoint, or the maps that its share has made."""
-        if self.trains:
-            return newest(self.home)
-        if "-of-" in self.share:
-            # A line for each map.
-            files = (self.home / "manifest").glob(f"{self.share}-*.jsonl")
-            return sum(file.read_bytes().count(b"\n") for file in files)
-        return 0
-
-
-def task(options: argparse.Namespace, here: Here) -> Task:
-    """What this job, or this element of an array, is to do."""
-    place: Path = options.place
-    words = tuple(options.words)
-    if here.index is None:
-        return Task(words, place, "" if words[0] == "train" else _verb(words))
-    number = here.index + options.offset
-    if options.runs is not None:
-        with open(options.runs, encoding="utf-8") as lines:
-            line = next((line for at, line in enumerate(lines, 1) if at == number), None)
-        if line is None:
-            raise MemdistError(f"{options.runs} has no run {number}: submit again")
-        run = json.loads(line)
-        return Task(tuple(run["words"]), Path(run["folder"]))
-    return Task((*words, "--shard", f"{number}/{options.total}"), place, f"{number}-of-{options.total}")
-
-
-def _verb(words: Sequence[str]) -> str:
-    return "verify" if "--verify" in words else words[0]
 
 
 class Leg:
@@ -94,11 +47,15 @@ class Leg:
         self.file = book.attempts_file(what.home, what.share)
         self.told: str | None = None
         """What made it tell the command to leave."""
+        self.submitted: list[float] = []
+        """When this job was; empty where nobody has written that down."""
 
     def run(self, forward: Forward) -> int:
         """Do it; gives the exit code of the job."""
         before = self.earlier()
-        if before and (why := decide.refusal(before, self.options.max_failures)):
+        chained = self.options.again == "chain" and bool(self.submitted)
+        hopeless = decide.hopeless(before, self.here.id) if chained else None
+        if why := hopeless or (before and self.refusal(before)):
             say(f"this job is not started again: {why}")
             book.ended(
                 self.file,
@@ -117,7 +74,8 @@ class Leg:
             book.ended(self.file, done)
             raise
         code = self.wait(child, forward)
-        stage.keep(self.options, environment)
+        if self.told is None and code != RESUME_ME:  # else the time that is left is for the queue
+            stage.keep(self.options, environment)
         return self.end(begun, before, code)
 
     def attempt(self) -> book.Attempt:
@@ -142,8 +100,10 @@ class Leg:
                     attempt, ended=time.time(), reached=self.task.progress(), kind=finding.kind, why=_why(finding)
                 )
                 book.ended(self.file, found[at])
-        submitted = [job.at for job in book.submitted(self.options.place) if job.id == self.here.id.partition("_")[0]]
-        return decide.answerable(found, self.here.id, submitted, self.options.again == "requeue")
+        self.submitted = book.times(self.options.place, self.here.id.partition("_")[0])
+        if not self.submitted and self.options.again == "chain" and (when := self.here.submitted()) is not None:
+            self.submitted = [when]  # by hand
+        return decide.answerable(found, self.here.id, self.submitted, self.options.again == "requeue")
 
     def start(self, environment: dict[str, str]) -> subprocess.Popen[bytes]:
         """Start the ranks of the command."""
@@ -187,6 +147,8 @@ class Leg:
             elif end is not None and time.time() > end - self.options.lead:
                 self.tell(child, "the end of the job's time")
             time.sleep(TICK)
+        if self.told is None and forward.got:  # TERM may have ended the command itself, before it could be told
+            self.told = signal.Signals(forward.got[-1]).name
         return code
 
     def tell(self, child: subprocess.Popen[bytes], why: str) -> None:
@@ -238,16 +200,24 @@ class Leg:
         if kind in ("finished", "cancelled"):
             return code or 0
         again = finding is not None and finding.retry
-        if again and (why_not := decide.refusal([*before, done], self.options.max_failures)):
+        if again and (why_not := self.refusal([*before, done])):
             book.ended(self.file, replace(done, kind="no-progress", why=why_not))
             say(f"this job is not started again: {why_not}")
-            again = False
+            return 1
         return self.again(finding) if again else (1 if code is None else code if code > 0 else 128 - code)
+
+    def refusal(self, attempts: list[book.Attempt]) -> str | None:
+        """Why it is not to be started again after these attempts; None: it may be."""
+        return decide.refusal(attempts, self.options.max_failures, measured=self.task.measured)
 
     def again(self, finding: triage.Finding | None) -> int:
         """Have the job started again; gives its exit code."""
         if self.options.again == "chain" or self.here.local:
             say("the next job of the chain goes on from here" if not self.here.local else "it is started again")
+            return RESUME_ME
+        known = finding is not None and finding.kind in ("pre-empted", "time-limit")
+        if self.told == "SIGTERM" and not known and self.here.ending():
+            say("Slurm ends this job before its time is over: whoever wanted that may have it start again")
             return RESUME_ME
         bad = finding is not None and finding.elsewhere
         # Where the lines do not say which node it was, the job may as well keep away from this one.

@@ -13,16 +13,15 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 import uuid
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from memdist import process, rundir
-from memdist.cluster import book
+from memdist.cluster import book, here
 from memdist.cluster.profile import Cluster
 from memdist.cluster.slurm import LOCAL_JOB, LOCAL_RESTART
 from memdist.cluster.submit import private
@@ -33,6 +32,7 @@ from memdist.launch.ends import RESUME_ME
 from memdist.launch.forward import Forward, bound
 
 TICK = 0.2
+CPU = "cpu"
 
 
 def submit(job: Job, cluster: Cluster) -> str:
@@ -56,7 +56,7 @@ def submit(job: Job, cluster: Cluster) -> str:
         rundir.make_folder(book.logs(job.place))
         rundir.write_json(file, entry)
         with open(book.batch_log(job.place, number), "ab") as log:
-            subprocess.Popen(
+            runner = subprocess.Popen(
                 [sys.executable, "-P", "-m", "memdist.cluster.local", str(file)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -64,7 +64,11 @@ def submit(job: Job, cluster: Cluster) -> str:
                 start_new_session=True,
                 cwd=job.folder,
             )
-    _wait_for(lambda: _owner(number) is not None or end_of(number) is not None)
+    _wait_for(lambda: _owner(number) is not None or end_of(number) is not None or runner.poll() is not None)
+    if runner.poll() is not None and end_of(number) is None:
+        raise ClusterError(
+            f"job {number} could not be queued on this machine: see the end of {book.batch_log(job.place, number)}"
+        )
     return number
 
 
@@ -77,15 +81,15 @@ def alive(number: str) -> bool:
 def end_of(number: str) -> int | None:
     """Exit code of the jobs of a number, the worst; None where they have not ended, or were killed."""
     try:
-        return int((_folder() / f"{number}.end").read_text())
+        return int((here.folder() / f"{number}.end").read_text())
     except (OSError, ValueError):
         return None
 
 
 def cancel(numbers: list[str]) -> None:
-    """End jobs; what they train is written to a checkpoint first."""
+    """End jobs; what they train is written to a checkpoint first. Of an array's element its runner reads in the book."""
     for number in numbers:
-        owner = _owner(number.partition("_")[0])
+        owner = _owner(number)
         if owner is not None and process.life(*owner) == "alive":
             os.kill(owner[0], signal.SIGTERM)
 
@@ -94,21 +98,24 @@ class Slots:
     """GPUs of this machine (or its CPU), each of which one job of this user has at a time."""
 
     def __init__(self) -> None:
-        """Count them."""
-        self.total = gpus.count()
+        """Count them; a person's own choice of visible GPUs is kept to."""
+        seen = [part.strip() for part in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if part.strip()]
+        self.names = [seen[n] if n < len(seen) else str(n) for n in range(gpus.count())]
 
     def take(self, count: int) -> Slot | None:
         """So many free ones; None where there are not as many now."""
         taken = Slot()
-        for name in [f"gpu-{number}" for number in range(self.total)] if self.total and count else ["cpu"]:
-            handle = open(_folder() / f"{name}.slot", "ab")
+        for name in self.names if self.names and count else [CPU]:
+            handle = open(
+                here.folder() / (f"{CPU}.slot" if name == CPU else f"gpu-{rundir.file_name(name)}.slot"), "ab"
+            )
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
                 handle.close()
                 continue
             taken.files[name] = handle
-            if len(taken.files) == max(1, count) or name == "cpu":
+            if len(taken.files) == max(1, count) or name == CPU:
                 return taken
         taken.free()
         return None
@@ -123,12 +130,8 @@ class Slot:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What shows a job its GPUs alone; a person's own choice of visible GPUs is counted from."""
-        numbers = [int(name.removeprefix("gpu-")) for name in self.files if name != "cpu"]
-        if not numbers:
-            return {}
-        seen = [part for part in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if part]
-        return {"CUDA_VISIBLE_DEVICES": ",".join(seen[n] if n < len(seen) else str(n) for n in numbers)}
+        """What shows a job its GPUs alone."""
+        return {} if CPU in self.files else {"CUDA_VISIBLE_DEVICES": ",".join(self.files)}
 
     def free(self) -> None:
         """Let others have them."""
@@ -147,8 +150,12 @@ class Runner:
         self.running: dict[int | None, tuple[subprocess.Popen[bytes], Slot, int]] = {}
         self.worst = 0
         self.slots = Slots()
-        self.gate: BinaryIO | None = None
-        """Held while the next job waits for GPUs, so that later ones do not take what it needs one by one."""
+        self.turn = here.Turn("gpu" if self.slots.names and entry["gpus"] else CPU, self.number)
+        """Waited for before GPUs are, so that later jobs do not take what this one needs one by one."""
+        self.place = Path(entry["place"])
+        self.over: set[int | None] = set()
+        """Elements that were cancelled."""
+        self._seen = 0
 
     def run(self, forward: Forward) -> int:
         """Do all of them; gives the worst exit code."""
@@ -157,13 +164,15 @@ class Runner:
             return 1
         while self.waiting or self.running:
             forward.hand_on(self._send)
+            self._cancelled()
             if forward.got:
-                self.waiting.clear()
-            elif self.waiting and len(self.running) < (self.entry["at_most"] or len(self.waiting) + len(self.running)):
+                self._drop(self.waiting)
+            if self.waiting and len(self.running) < (self.entry["at_most"] or len(self.waiting) + len(self.running)):
                 self._next()
+            else:
+                self.turn.leave()
             self._look(again=not forward.got)
             time.sleep(TICK)
-        self._close_gate()
         return self.worst
 
     def _predecessors(self, forward: Forward) -> bool:
@@ -174,28 +183,36 @@ class Runner:
         return all(end_of(number) == 0 for number in self.entry["after"])
 
     def _next(self) -> None:
-        if self.gate is None:
-            gate = open(_folder() / "gate.slot", "ab")
-            try:
-                fcntl.flock(gate, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                gate.close()
-                return
-            self.gate = gate
-        slot = self.slots.take(self.entry["gpus"])
-        if slot is not None:
-            self._close_gate()
+        if self.turn.here() and (slot := self.slots.take(self.entry["gpus"])) is not None:
             self._start(self.waiting.popleft(), slot, 0)
 
-    def _close_gate(self) -> None:
-        if self.gate is not None:
-            self.gate.close()
-            self.gate = None
+    def _drop(self, numbers: Iterable[int | None]) -> None:
+        """Never start these, which is no success: others may wait for one."""
+        gone = list(numbers)
+        self.waiting = deque(number for number in self.waiting if number not in gone)
+        self.worst = max(self.worst, 1 if gone else 0)
+
+    def _cancelled(self) -> None:
+        """End what was cancelled of an array, as the book says."""
+        with contextlib.suppress(OSError):
+            size = (book.folder(self.place) / book.CANCELLED).stat().st_size
+            if size == self._seen:
+                return
+            self._seen = size
+            said = book.cancellations(self.place)
+            self._drop(number for number in self.waiting if number is not None and self._name(number) in said)
+            for number in self.running.keys() - self.over:
+                if number is not None and self._name(number) in said:
+                    self.over.add(number)
+                    self.running[number][0].send_signal(signal.SIGTERM)
+
+    def _name(self, number: int | None) -> str:
+        return self.number if number is None else f"{self.number}_{number - self.entry['offset']}"
 
     def _start(self, number: int | None, slot: Slot, restart: int) -> None:
-        name = self.number if number is None else f"{self.number}_{number - self.entry['offset']}"
+        name = self._name(number)
         own = {LOCAL_JOB: name, LOCAL_RESTART: str(restart), **slot.environment}
-        log = book.batch_log(Path(self.entry["place"]), name)
+        log = book.batch_log(self.place, name)
         with open(log, "ab") as file:
             child = subprocess.Popen(
                 [sys.executable, "-P", "-m", "memdist.cluster.leg", *self.entry["words"]],
@@ -214,7 +231,7 @@ class Runner:
             if code is None:
                 continue
             del self.running[number]
-            if code == RESUME_ME and again:
+            if code == RESUME_ME and again and number not in self.over:
                 self._start(number, slot, restart + 1)
                 continue
             slot.free()
@@ -225,20 +242,10 @@ class Runner:
             child.send_signal(signal_number)
 
 
-def _folder() -> Path:
-    """Folder of what this user's jobs on this machine share: which GPUs are taken, who queues what."""
-    given = os.environ.get("XDG_RUNTIME_DIR")
-    folder = Path(given or tempfile.gettempdir()) / f"memdist-queue-{os.getuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    if folder.stat().st_uid != os.getuid():  # where all may write, someone may have been there first
-        raise ClusterError(f"{folder} belongs to another user: set XDG_RUNTIME_DIR to a folder of your own")
-    return folder
-
-
 def _owner(number: str) -> tuple[int, int] | None:
     """Process id and start time of who does the jobs of a number."""
     try:
-        pid, _, start = (_folder() / f"{number}.pid").read_text().partition(" ")
+        pid, _, start = (here.folder() / f"{number}.pid").read_text().partition(" ")
         return int(pid), int(start)
     except (OSError, ValueError):
         return None
@@ -247,11 +254,11 @@ def _owner(number: str) -> tuple[int, int] | None:
 @contextlib.contextmanager
 def _known(number: str) -> Iterator[None]:
     me = process.this()
-    rundir.write_text(_folder() / f"{number}.pid", f"{me.pid} {me.start}")
+    rundir.write_text(here.folder() / f"{number}.pid", f"{me.pid} {me.start}")
     try:
         yield
     finally:
-        (_folder() / f"{number}.pid").unlink(missing_ok=True)
+        (here.folder() / f"{number}.pid").unlink(missing_ok=True)
 
 
 def _wait_for(what: Any, seconds: float = 30.0) -> None:
@@ -266,7 +273,7 @@ def main() -> int:
     number = entry["number"]
     with Forward() as forward, _known(number):
         code = Runner(entry).run(forward)
-        rundir.write_text(_folder() / f"{number}.end", str(code))
+        rundir.write_text(here.folder() / f"{number}.end", str(code))
     return code
 
 

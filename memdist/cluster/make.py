@@ -14,11 +14,11 @@ from typing import Any
 
 from memdist import config, rundir
 from memdist import models as registry
-from memdist.cluster import book, request, sweep, text, times
+from memdist.cluster import book, farm, here, request, shares, sweep, text, times
 from memdist.cluster.request import Site
 from memdist.cluster.submit import private
 from memdist.cluster.text import Job
-from memdist.errors import ConfigError, MemdistError, printable
+from memdist.errors import ClusterError, ConfigError, MemdistError, printable
 from memdist.predict import folder as maps
 from memdist.predict import inputs as inputs_
 from memdist.train import restore
@@ -37,6 +37,8 @@ class Made:
     """For a dry run: how many jobs it may take, one after the other."""
     key: str = ""
     """What the numbers of an array mean: the same for the same shares or runs."""
+    before: int = 0
+    """Jobs that were written down of the place when these were made."""
 
 
 def train(
@@ -49,24 +51,25 @@ def train(
     run = registry.resolve(config.read(path, overrides))
     request.ranks_of(site, run.batch.size)
     place = Path(os.path.abspath(out(run)))
-    _seen(site, place)
-    restore.former_run(run, place, extend)
-    if _finished(place, run):
+    before = _seen(site, place)
+    former = restore.former_run(run, place, extend)
+    if _finished(place, run, former):
         return Made(skipped=[f"{printable(place)} is finished: there is nothing to submit"])
-    if queued := request.live(place, "train"):
-        return Made(skipped=[f"{printable(place)} is queued already, as job {', '.join(queued)}"])
     settings = config.dump(run)
     file = book.folder(place) / f"train-{_digest(settings)}.yaml"
-    words = ("train", str(file), "--out", str(place), *_extending(extend))
-    job = _job(site, "train", place, words)
-    return Made(site.split(job), {file: settings}, forecast=_forecast(place, site.seconds))
+    if queued := request.live(place, "train"):
+        if not file.exists():
+            raise _otherwise(place)
+        return Made(skipped=[f"{printable(place)} is queued already, as job {', '.join(queued)}"])
+    job = _job(site, "train", place, ("train", str(file), "--out", str(place), *_extending(extend)))
+    return Made(site.split(job), {file: settings}, forecast=_forecast(place, site.seconds), before=before)
 
 
 def sweep_(site: Site, path: Path, overrides: Sequence[str], place: Path, *, extend: bool = False) -> Made:
     """Every run of a sweep, each in a folder of `place`; as `train` otherwise."""
     cells = sweep.expand(overrides)
     place = Path(os.path.abspath(place))
-    _seen(site, place)
+    before = _seen(site, place)
     lines, waiting, finished, settings = [], [], 0, {}
     for number, cell in enumerate(cells, 1):
         try:
@@ -75,24 +78,28 @@ def sweep_(site: Site, path: Path, overrides: Sequence[str], place: Path, *, ext
             raise ConfigError(f"{error} (run {number} of {len(cells)}: {', '.join(cell.overrides)})") from error
         request.ranks_of(site, run.batch.size)
         folder = place / cell.name
-        restore.former_run(run, folder, extend)
+        former = restore.former_run(run, folder, extend)
         shown = config.dump(run)
         file = book.folder(folder) / f"train-{_digest(shown)}.yaml"
         settings[number] = (file, shown)
         words = ["train", str(file), "--out", str(folder), *_extending(extend)]
         lines.append(json.dumps({"folder": str(folder), "words": words}))
-        if _finished(folder, run):
+        if _finished(folder, run, former):
             finished += 1
         else:
             waiting.append(number)
     listing = "\n".join([*lines, ""])
     runs = book.folder(place) / f"runs-{_digest(listing)}.jsonl"
-    made = Made(key=runs.name)
+    made = Made(key=runs.name, before=before)
     if finished:
         made.skipped.append(f"{finished} of {len(cells)} runs are finished")
     # Another sweep may have the same run at another number.
     names = {json.loads(line)["folder"]: number for number, line in enumerate(lines, 1)}
-    busy = {names[folder] for folder in _live_folders(place) if folder in names}
+    live = {names[folder]: theirs for folder, theirs in _live_folders(place).items() if folder in names}
+    for number, theirs in live.items():
+        if theirs != str(settings[number][0]):
+            raise _otherwise(settings[number][0].parent.parent)
+    busy = set(live)
     if taken := busy & set(waiting):
         made.skipped.append(f"{len(taken)} of {len(cells)} runs are queued already")
     waiting = [number for number in waiting if number not in busy]
@@ -106,10 +113,10 @@ def sweep_(site: Site, path: Path, overrides: Sequence[str], place: Path, *, ext
 def evaluate(site: Site, run: Path, words: Sequence[str]) -> Made:
     """Score a run."""
     place = Path(os.path.abspath(run))
-    _seen(site, place)
+    before = _seen(site, place)
     if queued := request.live(place, "evaluate"):
         return Made(skipped=[f"{printable(place)} is queued already to be scored, as job {', '.join(queued)}"])
-    return Made([_job(site, "evaluate", place, ("evaluate", str(place), *words))])
+    return Made([_job(site, "evaluate", place, ("evaluate", str(place), *words))], before=before)
 
 
 def predict(
@@ -118,7 +125,8 @@ def predict(
     """The maps of pictures, in so many shares, and a job that verifies them. `samples` are kept of each picture."""
     place = Path(os.path.abspath(out))
     paths = [Path(os.path.abspath(path)) for path in inputs]
-    _seen(site, place)
+    before = _seen(site, place)
+    site.sees(Path(os.path.abspath(run)), "the run")
     for path in paths:
         site.sees(path, "the input")
     pictures = inputs_.find(paths)
@@ -127,10 +135,12 @@ def predict(
             f"--shards {shards} cannot be: there are {len(pictures)} pictures; give at most as many shares"
         )
     common = ("predict", os.path.abspath(run), *map(str, paths), *words, "--out", str(place))
-    made = Made(key=_digest(json.dumps([common, shards, [str(picture.path) for picture in pictures]])))
+    key = _digest(json.dumps([common, shards, [str(picture.path) for picture in pictures]]))
+    made = Made(key=key, before=before)
     layout = maps.Layout.of(len(pictures), samples)
-    done = set() if _found_wrong(place) else set(_done(place, pictures, shards, layout, made.key))
-    busy = request.live_numbers(place, lambda job: job.kind == "predict" and job.key == made.key) - done
+    done = set() if shares.found_wrong(place) else set(shares.done(place, pictures, shards, layout, made.key))
+    live = request.live_elements(place, lambda job: job.kind == "predict" and job.key == made.key)
+    busy = {number for _, number in live} - done
     if done:
         made.skipped.append(f"{len(done)} of {shards} shares are done")
     if busy:
@@ -138,7 +148,11 @@ def predict(
     waiting = tuple(number for number in range(1, shards + 1) if number not in done | busy)
     if waiting:
         array = _job(site, "predict", place, common, numbers=waiting, total=shards)
-        made.jobs = [*site.split(array), _job(site, "verify", place, (*common, "--verify"), behind=("",), gpus=0)]
+        made.jobs = site.split(array)
+    if waiting or not (busy or shares.verified(place, made.key) or request.live(place, "verify")):
+        # All shares are looked at: those that are queued already must have ended as well.
+        behind = ("", *dict.fromkeys(job.id for job, _ in live))
+        made.jobs.append(_job(site, "verify", place, (*common, "--verify"), behind=behind, gpus=0))
     return made
 
 
@@ -146,13 +160,23 @@ def submit(site: Site, made: Made) -> list[str]:
     """Write what the jobs read, and submit them, all or none; gives the sentences to show."""
     said = []
     if made.jobs:
-        with _files(made):
+        with here.alone(place := made.jobs[0].place), _files(made):
+            if len(book.submitted(place)) != made.before:
+                raise ClusterError(
+                    f"somebody else has just submitted jobs of {printable(place)}: give the command again to see what is left"
+                )
             numbers = request.do(site, made.jobs)
+            try:
+                for job, number in zip(made.jobs, numbers, strict=True):
+                    _record(site, made, job, number)
+            except BaseException as error:
+                # Of jobs that nobody has written down nobody would know.
+                request.take_back(site, made.jobs, numbers, error)
+                raise
         for job, number in zip(made.jobs, numbers, strict=True):
-            _record(site, made, job, number)
             size = f", {len(job.numbers)} of {job.total}" if job.numbers else ""
             said.append(f"job {number} on {site.name}: {job.kind}{size} in {printable(job.place)}")
-        said.append(f"see: memdist status {text.quoted(os.path.relpath(made.jobs[0].place))}")
+        said.append(f"see: memdist status {text.quoted(os.path.relpath(place))}")
     return [*said, *made.skipped, *site.notes]
 
 
@@ -166,7 +190,7 @@ def _record(site: Site, made: Made, job: Job, number: str) -> None:
         offset=job.offset,
         total=job.total,
         legs=site.asked.legs,
-        key=made.key if job.numbers else "",
+        key=made.key,
     )
     with private():
         book.note(job.place, entry)
@@ -200,7 +224,9 @@ def _job(site: Site, kind: book.Kind, place: Path, words: tuple[str, ...], **mor
     alone = kind == "verify"
     return Job(
         kind=kind,
-        name=text.name(["memdist", kind, place.name, _digest(str(place))]),
+        name=text.name(
+            ["memdist", kind, place.name[:60], _digest(str(place))]
+        ),  # what is cut off would tell places apart
         words=words,
         place=place,
         folder=Path.cwd(),
@@ -214,58 +240,42 @@ def _job(site: Site, kind: book.Kind, place: Path, words: tuple[str, ...], **mor
     )
 
 
-def _seen(site: Site, place: Path) -> None:
+def _seen(site: Site, place: Path) -> int:
+    """Check that compute nodes see a place; gives how many jobs are written down of it."""
     site.sees(place, "the folder")
     site.sees(Path.cwd(), "the current folder")
+    return len(book.submitted(place))
 
 
 def _digest(words: str) -> str:
     return hashlib.sha256(words.encode("utf-8", "surrogatepass")).hexdigest()[:8]
 
 
-def _finished(place: Path, run: Any) -> bool:
-    """Whether a run has come to the end that these settings name."""
+def _finished(place: Path, run: Any, former: Any) -> bool:
+    """Whether a run, which was last started with `former` settings (None: never), has come to the end that these name."""
     try:
-        stands = rundir.read_json(place / rundir.STATE)
-        if stands.get("state") != "finished":
-            return False
-        trained = config.read(place / rundir.CONFIG).get("epochs")
-    except MemdistError:
+        return (
+            former is not None
+            and former.epochs >= run.epochs
+            and rundir.read_json(place / rundir.STATE)["state"] == "finished"
+        )
+    except (MemdistError, KeyError):
         return False  # the job meets it, and tells
-    return isinstance(trained, int) and trained >= run.epochs
 
 
-def _live_folders(place: Path) -> Iterator[str]:
-    """Folders of runs of a place that are queued or run."""
-    for job in book.submitted(place):
-        file = book.folder(place) / job.key
-        if not job.key.startswith("runs-") or not file.is_file():
-            continue
-        numbers = request.live_numbers(place, lambda other, job=job: other.id == job.id)  # type: ignore[misc]
-        if numbers:
-            for number, line in enumerate(file.read_text().splitlines(), 1):
-                if number in numbers:
-                    yield json.loads(line)["folder"]
+def _otherwise(place: Path) -> ConfigError:
+    return ConfigError(
+        f"{printable(place)} is queued already, with other settings: cancel it first (memdist cancel), or choose another folder "
+        "with --out"
+    )
 
 
-def _done(
-    place: Path, pictures: Sequence[inputs_.Picture], shards: int, layout: maps.Layout, key: str
-) -> Iterator[int]:
-    """Shares that were finished, of these very pictures, and whose maps are there."""
-    ours = [job for job in book.submitted(place) if job.key == key]
-    for number in range(1, shards + 1):
-        attempts = book.attempts(book.attempts_file(place, f"{number}-of-{shards}"))
-        finished = attempts and attempts[-1].kind == "finished"
-        if finished and any(attempts[-1].job == job.element(number) for job in ours if number in job.numbers):
-            own = inputs_.Shard(number, shards).of(pictures)
-            if all((place / name).is_file() for picture in own for name in layout.outputs(picture)):
-                yield number
-
-
-def _found_wrong(place: Path) -> bool:
-    """Whether the last verification has found something: then all shares look at their maps again."""
-    attempts = book.attempts(book.attempts_file(place, "verify"))
-    return bool(attempts) and attempts[-1].kind not in (None, "finished")
+def _live_folders(place: Path) -> dict[str, str]:
+    """Folders of runs of a place that are queued or run, each with the file of its settings."""
+    live = request.live_elements(place, lambda job: job.key.startswith("runs-"))
+    listings = {job.key: farm.listed(place, job) for job, _ in live}
+    lines = [listings[job.key][number - 1] for job, number in live if 0 < number <= len(listings[job.key])]
+    return {line["folder"]: line["words"][1] for line in lines}
 
 
 def _extending(extend: bool) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from memdist import rundir
-from memdist.cluster import book, facts, local, profile, submit, text, times
+from memdist.cluster import book, facts, farm, local, profile, submit, text, times
 from memdist.cluster import queue as queue_
 from memdist.cluster.profile import LOCAL, Cluster
 from memdist.cluster.text import Job
@@ -112,6 +112,12 @@ class Site:
                 "itself, or with --legs"
             )
 
+        if not self.local and self.seconds <= self.cluster.signal_lead:
+            raise ClusterError(
+                f"--time {times.shown(self.seconds)} cannot be: jobs are told to leave {self.cluster.signal_lead} s before their "
+                "end (signal_lead of the cluster's file), and would never begin; ask for more"
+            )
+
     def sees(self, folder: Path, what: str) -> None:
         """Raise a ClusterError where compute nodes cannot see a folder, as far as that can be known here."""
         if self.local:
@@ -142,7 +148,9 @@ class Site:
         if job.numbers:
             most = self.facts.max_array if self.facts is not None else facts.MAX_ARRAY
             pieces = text.cut(job.numbers, 10**9 if self.local else most)
-            return [replace(job, offset=offset, numbers=numbers) for offset, numbers in pieces]
+            made = [replace(job, offset=offset, numbers=numbers) for offset, numbers in pieces]
+            # Slurm bounds how many elements of one array run at once: of several, one follows the other.
+            return [replace(one, behind=("",)) if at and job.at_most else one for at, one in enumerate(made)]
         if self.asked.legs > 1:
             return [replace(job, chained=True)] * self.asked.legs
         return [job]
@@ -151,7 +159,11 @@ class Site:
         """Jobs of the runs that --after names; raises ClusterError for one that is neither finished nor queued."""
         numbers: list[str] = []
         for run in self.asked.after:
+            run = Path(os.path.abspath(run))
             waits = live(run, "train")
+            if not waits and (own := element(run)):
+                # What waits on this machine waits for a whole array.
+                waits = [each.partition("_")[0] if each.startswith("local-") else each for each in own[1]]
             if waits and any(job.legs > 1 for job in book.submitted(run) if job.id in waits):
                 numbers.append(waits[-1])  # of a chain, every leg but the last may end before the run does
             elif waits:
@@ -172,30 +184,55 @@ def _finished(place: Path) -> bool:
     return all(_finished(Path(json.loads(line)["folder"])) for line in listing.read_text().splitlines())
 
 
-def live(place: Path, kind: book.Kind | None = None) -> list[str]:
-    """Jobs of a place (of one kind) that wait or run."""
-    jobs = [job for job in book.submitted(place) if kind in (None, job.kind) and not book.cancelled(place, job.id)]
-    queue = queue_.ask() if any(not job.id.startswith("local-") for job in jobs) else None
-    found = []
+def live(place: Path, kind: book.Kind | None = None, *, cancelled: bool = False) -> list[str]:
+    """Jobs of a place (of one kind) that wait or run; of those that were cancelled, and may still end, only if so wanted."""
+    over = set() if cancelled else book.cancellations(place)
+    jobs = [job for job in book.submitted(place) if kind in (None, job.kind) and job.id not in over]
+    queued = {each.partition("_")[0] for each in _queue(jobs).jobs}
+    return [job.id for job in jobs if (local.alive(job.id) if job.id.startswith("local-") else job.id in queued)]
+
+
+def live_elements(
+    place: Path, match: Callable[[book.Submitted], bool], *, cancelled: bool = False
+) -> list[tuple[book.Submitted, int]]:
+    """Elements of arrays that `match` which wait or run, each with its number; cancelled ones only if so wanted."""
+    over = set() if cancelled else book.cancellations(place)
+    jobs = [job for job in book.submitted(place) if job.numbers and job.id not in over and match(job)]
+    queue = _queue(jobs)
+    found: list[tuple[book.Submitted, int]] = []
     for job in jobs:
-        if job.id.startswith("local-"):
-            if local.alive(job.id):
-                found.append(job.id)
-        elif queue is not None and any(each.partition("_")[0] == job.id for each in queue.jobs):
-            found.append(job.id)
+        here = job.id.startswith("local-")
+        if here and not local.alive(job.id):
+            continue
+        elements = ((number, job.element(number)) for number in job.numbers)
+        found += [(job, number) for number, name in elements if name not in over and (here or name in queue.jobs)]
     return found
 
 
-def live_numbers(place: Path, match: Callable[[book.Submitted], bool]) -> set[int]:
-    """Numbers of shares or runs that are queued or run already, of submissions that `match`."""
-    jobs = [job for job in book.submitted(place) if job.numbers and match(job)]
-    queue = queue_.ask() if any(not job.id.startswith("local-") for job in jobs) else None
-    found: set[int] = set()
-    for job in jobs:
-        if job.id.startswith("local-"):
-            found |= set(job.numbers) if local.alive(job.id) else set()
-        elif queue is not None:
-            found |= {number for number in job.numbers if job.element(number) in queue.jobs}
+def element(run: Path, *, cancelled: bool = False) -> tuple[Path, list[str]] | None:
+    """The folder of runs that a run was submitted with, and the elements that train it and wait or run; else None."""
+    place = run.parent
+    listings = {job.key: farm.listed(place, job) for job in book.submitted(place)}
+    numbers = {
+        (key, number)
+        for key, listing in listings.items()
+        for number, line in enumerate(listing, 1)
+        if line["folder"] == str(run)
+    }
+    if not numbers:
+        return None
+    found = live_elements(place, lambda job: any(key == job.key for key, _ in numbers), cancelled=cancelled)
+    return place, [job.element(number) for job, number in found if (job.key, number) in numbers]
+
+
+def _queue(jobs: Sequence[book.Submitted]) -> queue_.Queue:
+    """What Slurm says of jobs; raises ClusterError where it does not answer: what it has would be submitted twice."""
+    theirs = [job.id for job in jobs if not job.id.startswith("local-")]
+    found = queue_.ask() if theirs else queue_.Queue()
+    if found.unknown and facts.there():
+        raise ClusterError(
+            f"whether job {theirs[-1]} waits or runs is not known, as {found.unknown}: try again when Slurm answers"
+        )
     return found
 
 
@@ -207,7 +244,8 @@ def hours(job: Job) -> float:
 def describe(site: Site, jobs: Sequence[Job], said: Sequence[str]) -> str:
     """What would be submitted, for --dry-run: every script as it would be, and what it costs."""
     lines: list[str] = []
-    scripts = [text.render(job, site.cluster) for job in jobs]
+    before = [f"<job {number}>" for number in range(1, len(jobs) + 1)]
+    scripts = [text.render(replace(job, behind=_behind(job, before[:at])), site.cluster) for at, job in enumerate(jobs)]
     for script in dict.fromkeys(scripts):
         same = scripts.count(script)
         lines += [script] + ([f"({same} such jobs, one after the other)", ""] if same > 1 else [])
@@ -232,20 +270,25 @@ class Standing(ClusterError):
 
 
 def do(site: Site, jobs: Sequence[Job]) -> list[str]:
-    """Submit jobs that belong together: all or none; gives their numbers. `behind` of ("",) waits for those before."""
+    """Submit jobs that belong together: all or none; gives their numbers. An empty `behind` waits for those before."""
     done: list[str] = []
     try:
         for job in jobs:
-            ready = replace(job, behind=tuple(done)) if job.behind == ("",) else job
-            done.append(site.submit(ready))
+            done.append(site.submit(replace(job, behind=_behind(job, done))))
     except BaseException as error:
         if done:
-            _take_back(site, jobs, done, error)
+            take_back(site, jobs, done, error)
         raise
     return done
 
 
-def _take_back(site: Site, jobs: Sequence[Job], done: list[str], error: BaseException) -> None:
+def _behind(job: Job, done: Sequence[str]) -> tuple[str, ...]:
+    """Jobs that one waits for, with the numbers of those before it where it names them."""
+    return tuple(number for each in job.behind for number in ([each] if each else done))
+
+
+def take_back(site: Site, jobs: Sequence[Job], done: list[str], error: BaseException) -> None:
+    """Cancel jobs that were submitted, as the others could not be; raises Standing where that is refused."""
     try:
         site.cancel(done)
     except ClusterError as refused:

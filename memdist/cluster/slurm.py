@@ -11,6 +11,8 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from memdist.cluster import times
+
 LOCAL_JOB = "MEMDIST_LOCAL_JOB"
 """Environment variable of a job that is queued on this machine: its number, of an array `local-..._4`."""
 LOCAL_RESTART = "MEMDIST_LOCAL_RESTART"
@@ -60,15 +62,32 @@ class Here:
         )
 
     def ends(self, environment: Mapping[str, str]) -> float | None:
-        """When its time is over, in seconds since 1970; None where nobody says."""
+        """When its time is over, in seconds since 1970; None where nobody says, or it has no end."""
+        if self.local:
+            return None  # what the environment says is of the allocation that it was queued from
         given = environment.get("SLURM_JOB_END_TIME", "")
         if given.isdecimal():
             return float(given)
-        found = re.search(
-            r"\bEndTime=(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)", self._scontrol("show", "job", "-o", self.number) or ""
-        )
+        return self._time("EndTime")
+
+    def submitted(self) -> float | None:
+        """When it was given to sbatch, in seconds since 1970; None where nobody says."""
+        return self._time("SubmitTime")
+
+    def _time(self, name: str) -> float | None:
+        said = self._scontrol("show", "job", "-o", self.number) or ""
+        found = re.search(rf"\b{name}=(\d{{4}}-\d\d-\d\dT\d\d:\d\d:\d\d)", said)
         # Slurm writes the time of its own zone, which is this machine's.
         return time.mktime(time.strptime(found[1], "%Y-%m-%dT%H:%M:%S")) if found else None
+
+    def ending(self) -> bool:
+        """Whether Slurm ends this job although its time is not over: somebody has cancelled it, or put it into the queue."""
+        said = self._scontrol("show", "job", "-o", self.number) or ""
+        if not re.search(r"\bJobState=(COMPLETING|CANCELLED|PENDING|REQUEUED)", said):
+            return False
+        used, limit = (re.search(rf"\b{name}=(\S+)", said) for name in ("RunTime", "TimeLimit"))
+        most = times.limit(limit[1]) if limit else None
+        return most is None or used is None or (times.limit(used[1]) or 0) < most
 
     def requeue(self, without: str | None) -> str | None:
         """Put this job into the queue again, without a node if need be; None, or why that cannot be.
@@ -83,7 +102,9 @@ class Here:
                 return None
             return f"scontrol requeue {self.number} is refused"
         if without:
-            # Only of a job that waits may the nodes be changed.
+            # Only of a job that waits may the nodes be changed; those that it keeps away from already stay so.
+            said = re.search(r"\bExcNodeList=(\S+)", self._scontrol("show", "job", "-o", self.number) or "")
+            without = f"{said[1]},{without}" if said and said[1] not in ("(null)", without) else without
             for _ in range(20):
                 if self._scontrol("update", f"JobId={self.number}", f"ExcNodeList={without}") is not None:
                     break
@@ -101,6 +122,7 @@ class Here:
                 errors="replace",
                 timeout=PATIENCE,
                 stdin=subprocess.DEVNULL,
+                env={**os.environ, "SLURM_TIME_FORMAT": "standard"},
                 preexec_fn=_unmoved,  # no thread runs here
             )
         except (OSError, subprocess.TimeoutExpired):

@@ -95,7 +95,8 @@ def render(job: Job, cluster: Cluster) -> str:
     ]
     lines += [f"#SBATCH {option}" for option in directives(job, cluster)]
     # No -u: what modules and a site's own lines run is full of variables that are not set.
-    lines += ["", "set -eo pipefail", "umask 077"]
+    # Until Python is there to take note of them, they would end the job, which nobody would then start again.
+    lines += ["", "set -eo pipefail", "umask 077", "trap '' TERM USR2"]
     if not plain(job.place):
         # sbatch cannot be given every name of a file; the shell can.
         log = quoted(str(book.logs(job.place)) + "/")

@@ -61,3 +61,11 @@ def test_a_job_answers_for_what_came_since_it_was_submitted() -> None:
     theirs = [replace(other, job="6"), old]
     assert decide.answerable(theirs, "7", [], True) == [old]
     assert decide.answerable(theirs, "7", [], False) == theirs
+
+
+def test_what_begins_anew_may_be_interrupted_more_often() -> None:
+    stops = [attempt("stopped", 0, 0)] * 4
+    assert decide.refusal(stops, 0, measured=False) is None
+    why = decide.refusal([*stops, stops[0]], 0, measured=False)
+    assert why is not None and "5 attempts in a row were not done" in why
+    assert "it has failed 2 times" in (decide.refusal([attempt("bug", 0, 0)] * 2, 1, measured=False) or "")

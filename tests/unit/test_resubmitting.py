@@ -4,14 +4,16 @@ import json
 import os
 import re
 import stat
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from memdist import rundir
-from memdist.cluster import book
+from memdist.cluster import book, make
 from memdist.cluster.book import Attempt
+from memdist.errors import CheckpointError
 from tests.fake_slurm import Login, login, predict, train
 
 
@@ -199,15 +201,105 @@ def test_cancelling(place: Login, capfd: pytest.CaptureFixture[str]) -> None:
     # It may still be shown while it ends, and is no reason not to submit again.
     assert place.memdist(*train(place)) == 0
     assert list(place.slurm.scripts()) == [101, 102]
+    place.slurm.queued("101", "102")
+    # Where Slurm has not heard of it, it can be said again.
+    (place.slurm.folder / "refuse-scancel").write_text("scancel: error: Connection refused\n")
+    assert place.memdist("cancel", place.tmp / "new") == 2
+    (place.slurm.folder / "refuse-scancel").unlink()
+    assert place.memdist("cancel", place.tmp / "new") == 0
+    assert place.slurm.calls("scancel")[-1] == "--quiet 101 102"
 
 
-def test_a_folder_of_another_run_is_refused_before_anything_is_submitted(place: Login) -> None:
+def test_a_queue_that_is_not_known_is_not_taken_for_empty(place: Login) -> None:
     assert place.memdist(*train(place)) == 0
+    assert place.memdist(*train(place, "-m", "seed=1,2", out="sweep")) == 0
+    place.slurm.program("squeue", "echo 'slurm_load_jobs error: Socket timed out' >&2; exit 1")
+    for words in (train(place), train(place, "-m", "seed=1,2", out="sweep"), ("cancel", place.tmp / "new")):
+        assert "waits or runs is not known, as squeue failed: slurm_load_jobs error: " in place.refused(*words)
+
+
+def test_elements_that_were_cancelled_are_submitted_again(place: Login, capfd: pytest.CaptureFixture[str]) -> None:
+    sweep = train(place, "-m", "seed=range(0,3)", out="sweep")
+    assert place.memdist(*sweep) == 0
+    place.slurm.queued("101_1", "101_2", "101_3", state="RUNNING")
+    run = place.tmp / "sweep" / "seed=1"
+    assert place.memdist(*train(place, "--after", run, out="next")) == 0
+    assert "afterok:101_2\n" in place.slurm.scripts()[102]
+    assert place.memdist("cancel", run) == 0
+    assert place.slurm.calls("scancel") == ["--quiet 101_2"]
+    assert place.memdist(*sweep) == 0
+    assert arrays(place)[103] == "2"
+    place.slurm.queued()
+    capfd.readouterr()
+    assert place.memdist("cancel", run) == 0
+    assert "no job of it waits or runs" in capfd.readouterr().out
+
+
+def test_a_folder_keeps_its_settings(place: Login) -> None:
+    assert place.memdist(*train(place)) == 0
+    assert place.memdist(*train(place, "-m", "seed=1,2", out="sweep")) == 0
+    place.slurm.queued("101", "102_1")
+    for words in (train(place, "seed=9"), train(place, "-m", "seed=1,2", "batch.size=2", out="sweep")):
+        assert "is queued already, with other settings: cancel it first" in place.refused(*words)
     place.slurm.queued()
     run = place.tmp / "new"
     (run / rundir.CONFIG).write_text(next((run / "jobs").glob("train-*.yaml")).read_text())
     rundir.write_json(run / rundir.STATE, {"state": "finished"})
-    before = sorted((run / "jobs").iterdir())
-    told = place.refused(*train(place, "seed=5"))
-    assert told.startswith("memdist: seed = 5 differs from the 0 that") and "another folder with --out" in told
-    assert list(place.slurm.scripts()) == [101] and sorted((run / "jobs").iterdir()) == before
+    assert f"seed = 9 differs from the 0 that {run} was started with" in place.refused(*train(place, "seed=9"))
+
+
+def test_a_verification_waits_for_all_shares_and_is_not_forgotten(place: Login) -> None:
+    shares = predict(place, "--shards", 5)
+    assert place.memdist(*shares) == 0
+    place.slurm.queued("101_4", "102")
+    assert place.memdist(*shares) == 0
+    assert "#SBATCH --dependency=afterany:103:101\n" in place.slurm.scripts()[104]
+    place.slurm.queued()
+    for number in range(1, 6):
+        job = "101" if number == 4 else "103"
+        finish(place.tmp / "maps", number, 5, f"{job}_{number}", sorted((place.tmp / "pictures").iterdir()))
+    assert place.memdist(*shares) == 0
+    assert list(place.slurm.scripts())[4:] == [105] and "    --verify\n" in place.slurm.scripts()[105]
+    verified = Attempt(job="105", restart=0, nodes="", began=1.0, since=0, kind="finished", code=0)
+    book.ended(book.attempts_file(place.tmp / "maps", "verify"), verified)
+    assert place.memdist(*shares) == 0
+    assert len(place.slurm.scripts()) == 5
+    # What only was interrupted has found nothing wrong.
+    book.ended(book.attempts_file(place.tmp / "maps", "verify"), replace(verified, restart=1, kind="stopped"))
+    assert place.memdist(*shares) == 0
+    assert len(place.slurm.scripts()) == 5
+
+
+def test_a_throttle_holds_for_what_was_cut(place: Login, capfd: pytest.CaptureFixture[str]) -> None:
+    (place.slurm.folder / "scontrol.txt").write_text("MaxArraySize = 3\n")
+    shares = predict(place, "--shards", 5, "--at-most", 2)
+    assert place.memdist(*shares, "--dry-run") == 0
+    assert "--dependency=afterany:<job 1>:<job 2>:<job 3>\n" in capfd.readouterr().out
+    assert place.memdist(*shares) == 0
+    scripts = place.slurm.scripts()
+    assert "--dependency" not in scripts[101]
+    assert "--dependency=afterany:101\n" in scripts[102] and "--dependency=afterany:101:102\n" in scripts[103]
+
+
+def test_what_is_submitted_at_the_same_time_is_not_submitted_twice(
+    place: Login, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    do = make.submit
+    job = book.Submitted(id="55", kind="train", cluster="site", name="memdist")
+
+    def later(*words: Any) -> list[str]:
+        book.note(place.tmp / "new", job)
+        return do(*words)
+
+    monkeypatch.setattr(make, "submit", later)
+    assert place.memdist(*train(place)) == 2
+    assert "somebody else has just submitted jobs of" in place.err() and not place.slurm.scripts()
+
+
+def test_jobs_that_cannot_be_written_down_are_taken_back(place: Login, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise CheckpointError("no room")
+
+    monkeypatch.setattr(book, "note", full)
+    assert "no room" in place.refused(*train(place, "--legs", 2))
+    assert place.slurm.calls("scancel") == ["--quiet 101 102"]

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from memdist.cluster import book, leg, slurm
-from memdist.cluster.leg import Leg, Task
+from memdist.cluster.leg import Leg
+from memdist.cluster.task import Task
 from memdist.errors import ClusterError
 
 

@@ -87,6 +87,14 @@ JOBS = {
 }
 
 
+def test_signals_that_come_before_python_do_not_end_a_job() -> None:
+    ready = text.render(TRAIN, Cluster()).partition("umask 077\n")[2].partition("cd --")[0]
+    caught = "import os, signal; signal.signal(15, lambda *_: print('caught')); os.kill(os.getpid(), 15)"
+    script = f"{ready}kill -USR2 $$; kill -TERM $$; exec python3 -c {text.quoted(caught)}"
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "caught\n"
+
+
 @pytest.mark.parametrize("name", JOBS)
 def test_the_whole_text(name: str) -> None:
     assert text.render(*JOBS[name]) == (GOLDEN / f"{name}.sbatch").read_text()

@@ -40,6 +40,10 @@ CASES = {
     "more nodes than there are": (TRAIN + " --nodes 5", "--nodes 5 cannot be: partition gpu has 4; ask for fewer"),
     "no time": (TRAIN + " --time 0h", "--time '0h' cannot be: it is such as 8h"),
     "a time that is none": (TRAIN + " --time soon", "--time 'soon' cannot be"),
+    "a time within which jobs are told to leave": (
+        TRAIN + " --time 2m",
+        "--time 2m cannot be: jobs are told to leave 120",
+    ),
     "a time over the profile's limit": (
         TRAIN + " --time 25h",
         "--time 25h is over the limit of the cluster's file, 1d",

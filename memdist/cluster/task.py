@@ -1,0 +1,65 @@
+"""What a job, or an element of an array, has to do, and how far it has come."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from memdist.cluster.slurm import Here
+from memdist.errors import MemdistError
+from memdist.launch.local import newest
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is done here."""
+
+    words: tuple[str, ...]
+    home: Path
+    """Folder that it makes: in its book the attempts are written down, and what its ranks print."""
+    share: str = ""
+    """Which part of it, for what is shared out."""
+
+    @property
+    def trains(self) -> bool:
+        """Whether it is a training, which writes a checkpoint when it is told to leave."""
+        return self.words[0] == "train"
+
+    @property
+    def measured(self) -> bool:
+        """Whether it leaves something of what it has done where it is interrupted."""
+        return self.trains or "-of-" in self.share
+
+    def progress(self) -> int:
+        """How far it has come: the step of its last checkpoint, or the maps that its share has made."""
+        if self.trains:
+            return newest(self.home)
+        if "-of-" in self.share:
+            # A line for each map.
+            files = (self.home / "manifest").glob(f"{self.share}-*.jsonl")
+            return sum(file.read_bytes().count(b"\n") for file in files)
+        return 0
+
+
+def task(options: argparse.Namespace, here: Here) -> Task:
+    """What this job, or this element of an array, is to do."""
+    place: Path = options.place
+    words = tuple(options.words)
+    if here.index is None:
+        return Task(words, place, "" if words[0] == "train" else _verb(words))
+    number = here.index + options.offset
+    if options.runs is not None:
+        with open(options.runs, encoding="utf-8") as lines:
+            line = next((line for at, line in enumerate(lines, 1) if at == number), None)
+        if line is None:
+            raise MemdistError(f"{options.runs} has no run {number}: submit again")
+        run = json.loads(line)
+        return Task(tuple(run["words"]), Path(run["folder"]))
+    return Task((*words, "--shard", f"{number}/{options.total}"), place, f"{number}-of-{options.total}")
+
+
+def _verb(words: Sequence[str]) -> str:
+    return "verify" if "--verify" in words else words[0]

@@ -1,0 +1,121 @@
+"""What becomes of a job when its command has ended, and of the jobs that follow it."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from memdist.cluster import book, leg
+from memdist.cluster.book import Attempt, Submitted
+from memdist.cluster.leg import Leg
+from memdist.cluster.slurm import Here
+from memdist.cluster.task import Task
+from memdist.launch.ends import RESUME_ME
+from memdist.launch.forward import Forward
+
+JOB = (
+    "JobId=7 JobName=x SubmitTime=2026-01-02T03:04:05 JobState={state} Reason=None RunTime=00:30:00 TimeLimit={limit} "
+    "ExcNodeList={nodes} NumNodes=1"
+)
+
+
+@pytest.fixture
+def scontrol(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    """Make a scontrol that says how a job stands; gives the file of what it was asked to do."""
+
+    def make(state: str = "RUNNING", limit: str = "01:00:00", nodes: str = "(null)") -> Path:
+        (tmp_path / "bin").mkdir(exist_ok=True)
+        program = tmp_path / "bin" / "scontrol"
+        said = JOB.format(state=state, limit=limit, nodes=nodes)
+        note = f"echo \"$*\" >>'{tmp_path}/done'"
+        program.write_text(f'#!/bin/sh\nif [ "$1" = show ]; then echo "{said}"; else {note}; fi\n')
+        program.chmod(0o755)
+        (tmp_path / "done").write_text("")
+        return tmp_path / "done"
+
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    return make
+
+
+def begun(place: Path, *more: str, job: str = "7") -> Leg:
+    options = leg.options([f"--place={place}", *more, "--", "train", "my.yaml", "--out", str(place)])
+    return Leg(options, Here.of({"SLURM_JOB_ID": job, "SLURMD_NODENAME": "n1"}), Task(tuple(options.words), place))
+
+
+@pytest.mark.parametrize(
+    ("state", "limit", "again"),
+    [("RUNNING", "01:00:00", True), ("COMPLETING", "01:00:00", False), ("COMPLETING", "00:30:00", True)],
+    ids=["pre-emption", "scancel", "time limit"],
+)
+def test_what_somebody_has_ended_is_not_put_into_the_queue(
+    state: str, limit: str, again: bool, scontrol: Callable[..., Path], tmp_path: Path
+) -> None:
+    done = scontrol(state, limit)
+    here = begun(tmp_path)
+    here.told = "SIGTERM"
+    assert here.end(here.attempt(), [], RESUME_ME) == RESUME_ME
+    assert done.read_text() == ("requeue 7\n" if again else "")
+
+
+def test_nodes_to_keep_away_from_add_up(scontrol: Callable[..., Path]) -> None:
+    done = scontrol(nodes="n[3-4]")
+    assert Here.of({"SLURM_JOB_ID": "7"}).requeue("n1") is None
+    assert done.read_text() == "requeue 7\nupdate JobId=7 ExcNodeList=n[3-4],n1\n"
+
+
+def test_a_job_that_is_not_to_go_on_does_not_ask_for_it(scontrol: Callable[..., Path], tmp_path: Path) -> None:
+    done = scontrol()
+    here = begun(tmp_path)
+    here.told = "SIGUSR2"
+    idle = Attempt(job="7", restart=0, nodes="", began=1.0, since=0, reached=0, kind="stopped")
+    assert here.end(here.attempt(), [idle], RESUME_ME) == 1
+    assert done.read_text() == ""
+
+
+def test_a_command_that_ends_of_the_signal_itself_was_told(tmp_path: Path) -> None:
+    here = begun(tmp_path)
+    child = subprocess.Popen([sys.executable, "-c", "pass"])
+    child.wait()
+    with Forward() as forward:
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert here.wait(child, forward) == 0
+    assert here.told == "SIGTERM"
+
+
+def test_what_a_chain_has_failed_at_for_good_its_later_jobs_do_not_try(tmp_path: Path) -> None:
+    now = time.time()
+    for job in ("6", "7"):
+        book.note(tmp_path, Submitted(id=job, kind="train", cluster="c", name="n", legs=2, at=now - 60))
+    failed = Attempt(job="6", restart=0, nodes="", began=now, since=0, ended=now, reached=9, kind="diverged", why="NaN")
+    book.ended(book.attempts_file(tmp_path), failed)
+    with Forward() as forward:
+        assert begun(tmp_path, "--again=chain").run(forward) == 1
+    last = book.attempts(book.attempts_file(tmp_path))[-1]
+    assert last.job == "7" and last.why == "job 6 before it has failed (diverged, NaN), as this one would"
+
+
+def test_a_job_that_begins_before_its_line_is_written_does_not_answer_for_others(tmp_path: Path) -> None:
+    assert book.times(tmp_path, "7") == []
+    book.folder(tmp_path).mkdir()
+    (book.folder(tmp_path) / "7.sbatch").write_text("")
+    now = time.time()
+    old = Attempt(job="6", restart=0, nodes="", began=now - 99, since=0, ended=now - 9, reached=0, kind="stopped")
+    book.ended(book.attempts_file(tmp_path), old)
+    assert begun(tmp_path, "--again=chain").earlier() == []
+    assert book.times(tmp_path, "7")[0] == pytest.approx(now, abs=30)
+
+
+def test_a_chain_by_hand_answers_for_what_came_since_it_was_submitted(
+    scontrol: Callable[..., Path], tmp_path: Path
+) -> None:
+    scontrol()
+    then = time.mktime(time.strptime("2026-01-02", "%Y-%m-%d"))
+    for job, began in (("5", then), ("6", then + 86400)):
+        attempt = Attempt(job=job, restart=0, nodes="", began=began, since=0, ended=began, reached=0, kind="bug")
+        book.ended(book.attempts_file(tmp_path), attempt)
+    assert [attempt.job for attempt in begun(tmp_path, "--again=chain").earlier()] == ["6"]
