@@ -44,7 +44,7 @@ class Machine:
     def attempts(self, run: str) -> list[book.Attempt]:
         return book.attempts(book.attempts_file(self.folder / run))
 
-    def wait_for(self, what: Callable[[], object], seconds: float = 120) -> None:
+    def wait_for(self, what: Callable[[], object], seconds: float = 300) -> None:
         end = time.monotonic() + seconds
         while not what():
             assert time.monotonic() < end, self.memdist("status", ".", "--all")

@@ -60,14 +60,14 @@ class Cluster:
     def start(self, signal: str = "user", nodes: int = NODES) -> str:
         """Start it, or change what it sends to jobs that must give way; the sentence that says what is missing, or none."""
         self.environment["DEVCLUSTER_PREEMPT_SIGNAL"] = signal
-        done = self.ask(DEVCLUSTER, "start", nodes, timeout=120)
+        done = self.ask(DEVCLUSTER, "start", nodes, timeout=240)
         if done.returncode == 2 and "devcluster install" in done.stderr:
             return done.stderr
         assert done.returncode == 0, done.stderr
         return ""
 
     def ask(
-        self, *words: object, timeout: float = 30, folder: Path | None = None, variables: Mapping[str, str] = NONE
+        self, *words: object, timeout: float = 120, folder: Path | None = None, variables: Mapping[str, str] = NONE
     ) -> subprocess.CompletedProcess[str]:
         """Run a command on the cluster, whatever its exit code."""
         command = [str(word) for word in words]
@@ -75,7 +75,7 @@ class Cluster:
         return subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, timeout=timeout)
 
     def run(
-        self, *words: object, timeout: float = 30, folder: Path | None = None, variables: Mapping[str, str] = NONE
+        self, *words: object, timeout: float = 120, folder: Path | None = None, variables: Mapping[str, str] = NONE
     ) -> str:
         """What a command prints that must succeed."""
         done = self.ask(*words, timeout=timeout, folder=folder, variables=variables)
@@ -112,7 +112,7 @@ class Cluster:
                 raise AssertionError(f"{what or predicate} has not come to be in {seconds} s; {queue}")
             time.sleep(0.1)
 
-    def wait_for_state(self, job: int | str, state: str, seconds: float = 30) -> None:
+    def wait_for_state(self, job: int | str, state: str, seconds: float = 120) -> None:
         self.wait_for(lambda: self.state(job) == state, seconds, f"job {job} {state}")
 
     def kill_node(self, node: str) -> None:
@@ -133,7 +133,7 @@ class Cluster:
             # Those that run die at once instead of being asked first.
             self.ask("scancel", "--full", "--signal=KILL", "--state=RUNNING", "--quiet", f"--user={os.getuid()}")
             self.ask("scancel", "--quiet", f"--user={os.getuid()}")
-            self.wait_for(lambda: not self.squeue(), 30, "an empty queue")
+            self.wait_for(lambda: not self.squeue(), 120, "an empty queue")
 
     def purge(self) -> None:
         try:

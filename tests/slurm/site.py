@@ -113,7 +113,7 @@ class Site:
         """Stop runs that have taken some steps, so that none is done before what is to happen to it; gives their processes."""
         owners: list[int] = []
         for out in outs:
-            self.cluster.wait_for(partial(self._reached, out, step), 90, f"step {step} of {out}")
+            self.cluster.wait_for(partial(self._reached, out, step), 300, f"step {step} of {out}")
             owners.append(json.loads(max((self.folder / out).glob(f"{rundir.LOCK}*")).read_bytes())["pid"])
             os.kill(owners[-1], signal.SIGSTOP)
         yield owners
@@ -124,7 +124,7 @@ class Site:
     def finished(self, *outs: str) -> None:
         """Wait until runs have finished; they end well."""
         for out in outs:
-            self.cluster.wait_for(partial(self.ended, out), 150, f"the end of {out}")
+            self.cluster.wait_for(partial(self.ended, out), 300, f"the end of {out}")
             assert self.attempts(out)[-1].kind == "finished", self.told(out)
 
     def _reached(self, out: str, step: int) -> bool:

@@ -41,9 +41,9 @@ def test_a_training_and_its_maps(cluster: Cluster, tmp_path: Path) -> None:
     variables = {"config": "quick/unet", "settings": f"({words})", "run": "'a run'", "lead": "20"}
     script = edited("train", tmp_path, options, variables)
     job = cluster.run("sbatch", "--parsable", "-D", tmp_path, script).strip()
-    cluster.wait_for(lambda: site.step("a run") >= 20, 90, "some steps")
+    cluster.wait_for(lambda: site.step("a run") >= 20, 300, "some steps")
     cluster.scontrol("requeue", job)
-    cluster.wait_for(lambda: site.attempts("a run")[-1].kind == "finished", 120, "the end of a run")
+    cluster.wait_for(lambda: site.attempts("a run")[-1].kind == "finished", 300, "the end of a run")
     first, last = site.attempts("a run")
     assert first.job == last.job == job and last.restart == 1
     names = {path.name for path in book.logs(tmp_path / "a run").iterdir()}
@@ -55,7 +55,7 @@ def test_a_training_and_its_maps(cluster: Cluster, tmp_path: Path) -> None:
     array = cluster.run("sbatch", "--parsable", "-D", tmp_path, script).strip()
     files = [book.attempts_file(tmp_path / "maps", f"{number}-of-3") for number in (1, 2, 3)]
     cluster.wait_for(
-        lambda: all((book.attempts(file) or [first])[-1].kind == "finished" for file in files), 120, "maps"
+        lambda: all((book.attempts(file) or [first])[-1].kind == "finished" for file in files), 300, "maps"
     )
     assert {book.attempts(file)[0].job for file in files} == {f"{array}_{number}" for number in (1, 2, 3)}
     assert len(list((tmp_path / "maps").glob("*.png"))) == 28

@@ -71,7 +71,7 @@ def test_an_array_is_throttled_and_inherits_the_environment(cluster: Cluster, tm
     script = "echo $(($(ls | grep -c running) + 1)) $MASTER_ADDR >$SLURM_ARRAY_TASK_ID.out; touch running.$SLURM_ARRAY_TASK_ID\n"
     script += "sleep 0.5; rm running.$SLURM_ARRAY_TASK_ID\n"
     job = cluster.sbatch("--array=1-5%2", "--output=/dev/null", script=script, folder=tmp_path)
-    cluster.wait_for(lambda: not cluster.squeue(f"--jobs={job}", "--states=PENDING,RUNNING"), 20)
+    cluster.wait_for(lambda: not cluster.squeue(f"--jobs={job}", "--states=PENDING,RUNNING"), 120)
     seen = [(tmp_path / f"{task}.out").read_text().split() for task in range(1, 6)]
     assert all(int(beside) <= 2 and address == "127.0.0.1" for beside, address in seen)
 
@@ -82,9 +82,9 @@ def test_a_job_that_must_give_way_is_signalled_and_starts_again(preempting: Clus
     script = NOTES if signal == "USR2" else STEP
     options = ["--partition=preempt", "--signal=B:USR2@30", "--nodes=4", "--exclusive"]
     job = preempting.sbatch(*options, script=script, folder=tmp_path)
-    preempting.wait_for(lambda: notes(tmp_path), 20, "a start")
+    preempting.wait_for(lambda: notes(tmp_path), 120, "a start")
     higher = preempting.sbatch("--partition=high", "--nodes=4", "--exclusive", script="true\n", folder=tmp_path)
-    preempting.wait_for_state(job, "COMPLETED", 60)
+    preempting.wait_for_state(job, "COMPLETED", 120)
     first, signalled, again = notes(tmp_path)
     assert first.startswith("start 0") and signalled.startswith(f"{signal} 0") and again.startswith("start 1")
     assert preempting.state(higher) == "COMPLETED"
@@ -92,28 +92,28 @@ def test_a_job_that_must_give_way_is_signalled_and_starts_again(preempting: Clus
 
 def test_a_job_starts_again_elsewhere_when_its_node_dies(cluster: Cluster, tmp_path: Path) -> None:
     job = cluster.sbatch(script=NOTES, folder=tmp_path)
-    cluster.wait_for(lambda: notes(tmp_path), 20, "a start")
+    cluster.wait_for(lambda: notes(tmp_path), 120, "a start")
     node = notes(tmp_path)[0].split()[-1]
     cluster.kill_node(node)
     # The signals of a cluster that is asked to end a job do not reach what has no power.
     cluster.scontrol("update", f"nodename={node}", "state=down", "reason=power")
-    cluster.wait_for_state(job, "COMPLETED", 40)
+    cluster.wait_for_state(job, "COMPLETED", 120)
     first, again = notes(tmp_path)
     assert first == f"start 0 {node}" and again.startswith("start 1") and not again.endswith(node)
     cluster.start_node(node)
-    cluster.wait_for(lambda: "idle" in cluster.run("sinfo", "-hN", "-n", node, "-p", "debug", "-o", "%T"), 20)
+    cluster.wait_for(lambda: "idle" in cluster.run("sinfo", "-hN", "-n", node, "-p", "debug", "-o", "%T"), 120)
 
 
 def test_accounting_remembers_jobs(accounted: Cluster, tmp_path: Path) -> None:
     job = accounted.sbatch(script="exit 3\n", folder=tmp_path)
     known = ["sacct", "--noheader", "--parsable2", "--allocations", f"--jobs={job}", "--format=State,ExitCode"]
-    accounted.wait_for(lambda: accounted.run(*known) == "FAILED|3:0\n", 20)
+    accounted.wait_for(lambda: accounted.run(*known) == "FAILED|3:0\n", 120)
 
 
 def test_stop_leaves_no_process(cluster: Cluster, tmp_path: Path) -> None:
     script = "trap '' TERM\ntouch started\nwhile true; do sleep 1; done\n"
     cluster.sbatch("--nodes=2", script=script, folder=tmp_path)
-    cluster.wait_for(lambda: (tmp_path / "started").exists(), 20)
+    cluster.wait_for(lambda: (tmp_path / "started").exists(), 120)
     assert processes(cluster.folder)
     cluster.run(DEVCLUSTER, "stop")
     assert not processes(cluster.folder)

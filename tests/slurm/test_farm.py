@@ -51,8 +51,8 @@ def test_eight_shares_two_of_which_are_killed(site: Site) -> None:
                 killed.update([share] if pids else [])
         return len(killed) == 2
 
-    site.cluster.wait_for(kill_two, 60, "two shares to kill")
-    site.cluster.wait_for(lambda: kinds(folder).get("verify", [None])[-1] is not None, 150, "the verification")
+    site.cluster.wait_for(kill_two, 300, "two shares to kill")
+    site.cluster.wait_for(lambda: kinds(folder).get("verify", [None])[-1] is not None, 300, "the verification")
     ended = kinds(folder)
     assert ended.pop("verify") == ["finished"], site.told("maps")
     assert sorted(ended) == [f"{number}-of-8" for number in range(1, 9)]
@@ -65,7 +65,7 @@ def test_eight_shares_two_of_which_are_killed(site: Site) -> None:
     gone = min(folder.glob("*.png"))
     gone.unlink()
     assert "predict, 1 of 8" in site.submit(*words)
-    site.cluster.wait_for(gone.is_file, 60, "the map that was gone")
+    site.cluster.wait_for(gone.is_file, 300, "the map that was gone")
     shown = site.memdist("status", "maps")
     assert "1/8" in shown and "finished" in shown
 
@@ -94,11 +94,11 @@ def test_runs_of_a_sweep_and_what_comes_after_them(site: Site) -> None:
     site.submit("evaluate", "chain", "device=cpu", "--after", "chain", "--cluster", "debug")
     with site.held("chain"):
         site.cluster.run("scancel", "--batch", "--signal=USR2", first.id)
-        site.cluster.wait_for(lambda: site.cluster.state(second.id) == "PENDING", 20)
+        site.cluster.wait_for(lambda: site.cluster.state(second.id) == "PENDING", 120)
     site.finished("chain")
     jobs = [attempt.job for attempt in site.attempts("chain")]
     assert jobs == [first.id, second.id] and site.attempts("chain")[0].kind == "stopped"
-    site.cluster.wait_for(lambda: (site.folder / "chain" / rundir.SCORES).is_file(), 60, "scores after the training")
+    site.cluster.wait_for(lambda: (site.folder / "chain" / rundir.SCORES).is_file(), 300, "scores after the training")
     for seed in (0, 1):
         site.finished(f"farm/seed={seed}")
     assert "2 of 2 runs are finished" in site.submit(*sweep)
@@ -111,15 +111,15 @@ def test_cancelled_runs_stay_so(site: Site) -> None:
     with site.held("cancelled"):
         assert f"cancelled: job {job}" in site.memdist("cancel", "cancelled")
     site.cluster.wait_for(
-        lambda: site.attempts("cancelled")[-1].kind is not None or not site.cluster.squeue(), 60, "an end"
+        lambda: site.attempts("cancelled")[-1].kind is not None or not site.cluster.squeue(), 300, "an end"
     )
-    site.cluster.wait_for(lambda: not site.cluster.squeue(), 60, "an empty queue")
+    site.cluster.wait_for(lambda: not site.cluster.squeue(), 300, "an empty queue")
     assert [attempt.kind for attempt in site.attempts("cancelled")] in (["cancelled"], [None])
     assert "no job of it waits or runs" in site.memdist("cancel", "cancelled")
     # Another command goes on there.
     before = site.attempts("cancelled")[-1].reached
     site.train("cancelled")
-    site.cluster.wait_for(lambda: len(site.attempts("cancelled")) == 2, 60, "a second attempt")
+    site.cluster.wait_for(lambda: len(site.attempts("cancelled")) == 2, 300, "a second attempt")
     site.finished("cancelled")
     assert site.attempts("cancelled")[-1].since == before if before else True
 
@@ -128,7 +128,7 @@ def test_with_accounting(accounted: Cluster, tmp_path: Path) -> None:
     site = Site(accounted, tmp_path)
     job = site.train("run", "debug", "epochs=2")
     site.finished("run")
-    accounted.wait_for(lambda: "COMPLETED" in accounted.run("sacct", "-nX", "-j", job, "-o", "State"), 30, "an account")
+    accounted.wait_for(lambda: "COMPLETED" in accounted.run("sacct", "-nX", "-j", job, "-o", "State"), 120, "an account")
     assert "1 finished" in site.memdist("status", ".")
 
 

@@ -93,7 +93,7 @@ def test_two_nodes_of_two_tasks_one_of_which_fails(site: Site) -> None:
         bad = cluster.run("scontrol", "show", "hostnames", nodes).split()[-1]
         cluster.kill_node(bad)
         cluster.scontrol("update", f"node={bad}", "state=down", "reason=test")
-    cluster.wait_for(lambda: len(site.attempts("spread")) == 2, 60, "a second attempt after a node's failure")
+    cluster.wait_for(lambda: len(site.attempts("spread")) == 2, 300, "a second attempt after a node's failure")
     assert bad not in cluster.run("scontrol", "show", "hostnames", site.attempts("spread")[1].nodes).split()
     site.finished("spread")
     close(site, "spread")
@@ -111,9 +111,9 @@ def test_two_nodes_of_two_tasks_one_of_which_fails(site: Site) -> None:
 def test_a_run_that_stays_where_it_is_ends(site: Site) -> None:
     job = site.train("stuck", "debug")
     for attempt in range(2):
-        site.cluster.wait_for(partial(tries, site, "stuck", attempt + 1), 60, f"attempt {attempt + 1}")
+        site.cluster.wait_for(partial(tries, site, "stuck", attempt + 1), 300, f"attempt {attempt + 1}")
         site.cluster.scontrol("requeue", job)  # before a first step
-    site.cluster.wait_for(lambda: site.ended("stuck"), 90, "an end")
+    site.cluster.wait_for(lambda: site.ended("stuck"), 300, "an end")
     assert site.attempts("stuck")[-1].kind == "no-progress", site.attempts("stuck")
     assert "2 attempts in a row have ended without a newer checkpoint" in str(site.told("stuck"))
     assert not Path(site.folder, "stuck", rundir.STATE).exists() or site.step("stuck") == 0
