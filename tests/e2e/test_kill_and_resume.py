@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -91,9 +92,9 @@ def test_two_ranks(model: str, folder: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.distributed
-@pytest.mark.parametrize("model", MODELS)
-def test_two_ranks_compiled(model: str, folder: Path, tmp_path: Path) -> None:
-    kill_and_resume(model, folder, tmp_path, ranks=2, compiled=True, times=2)
+def test_two_ranks_compiled(folder: Path, tmp_path: Path) -> None:
+    # The one of two networks; compiling is minutes of work, and one process compiles each model.
+    kill_and_resume("pix2pix", folder, tmp_path, ranks=2, compiled=True, times=2)
 
 
 @pytest.mark.slow
@@ -107,7 +108,7 @@ def test_sigkill_at_any_instant(folder: Path, tmp_path: Path) -> None:
     request = json.dumps({"raw": raw, "out": str(tmp_path / "killed")})
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     kills = 0
-    for _ in range(12):
+    while kills < 12:
         process = subprocess.Popen(
             [sys.executable, "-m", "tests.drivers", request],
             env=environment,
@@ -124,8 +125,11 @@ def test_sigkill_at_any_instant(folder: Path, tmp_path: Path) -> None:
             kills += 1
             continue
         assert process.returncode == 0
-        break
+        if kills:
+            break
+        # The machine has become faster since the length was taken.
+        shutil.rmtree(tmp_path / "killed")
+        length *= 0.7
     else:
         start(1, raw, tmp_path / "killed")
-    assert kills > 0
     assert outcome(tmp_path / "killed") == outcome(tmp_path / "whole")

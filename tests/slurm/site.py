@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import os
+import re
 import signal
 import sys
 from collections.abc import Iterator
@@ -120,6 +121,16 @@ class Site:
         for pid in owners:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGCONT)
+
+    def signalled(self, pid: int) -> None:
+        """Wait until a held process has been sent USR2, and let it go on."""
+
+        def sent() -> bool:
+            pending = re.search(r"^ShdPnd:\s*(\w+)", Path(f"/proc/{pid}/status").read_text(), re.M)
+            return pending is not None and bool(int(pending[1], 16) >> (signal.SIGUSR2 - 1) & 1)
+
+        self.cluster.wait_for(sent, 120, f"USR2 to process {pid}")
+        os.kill(pid, signal.SIGCONT)
 
     def finished(self, *outs: str) -> None:
         """Wait until runs have finished; they end well."""

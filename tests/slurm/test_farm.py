@@ -128,7 +128,9 @@ def test_with_accounting(accounted: Cluster, tmp_path: Path) -> None:
     site = Site(accounted, tmp_path)
     job = site.train("run", "debug", "epochs=2")
     site.finished("run")
-    accounted.wait_for(lambda: "COMPLETED" in accounted.run("sacct", "-nX", "-j", job, "-o", "State"), 120, "an account")
+    accounted.wait_for(
+        lambda: "COMPLETED" in accounted.run("sacct", "-nX", "-j", job, "-o", "State"), 120, "an account"
+    )
     assert "1 finished" in site.memdist("status", ".")
 
 

@@ -58,17 +58,18 @@ def test_the_user_signal_the_limit_and_a_kill(site: Site) -> None:
     preempted = site.train("preempted", "preempt")
     limited = site.train("limited", "debug")
     site.train("killed", "debug")
-    with site.held("preempted", "limited", "killed") as owners:
-        os.kill(owners[-1], signal.SIGKILL)
-        push_out(site, preempted)
+    with site.held("preempted", "limited", "killed") as (first, second, third):
+        os.kill(third, signal.SIGKILL)
         # The end of its time comes nearer: it is told to leave the signal's lead before that.
         cluster.scontrol("update", f"JobId={limited}", "TimeLimit=1")
-        time.sleep(2)  # until Slurm has seen to both
+        push_out(site, preempted)
+        site.signalled(first)
+        site.signalled(second)
     site.finished("preempted", "limited", "killed")
     for out in ("preempted", "limited", "killed"):
         same(site, out)
-    first, *_, last = site.attempts("preempted")
-    assert first.kind == "stopped" and (first.reached or 0) >= 30 and last.since == first.reached
+    before, *_, after = site.attempts("preempted")
+    assert before.kind == "stopped" and (before.reached or 0) >= 30 and after.since == before.reached
     assert site.attempts("limited")[0].kind == "stopped"
     assert site.attempts("killed")[0].kind in ("host-memory", "node-failure")
 
