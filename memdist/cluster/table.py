@@ -94,7 +94,7 @@ class Shown:
                 yield Text()
             if name or len(some) < len(rows):
                 yield Text.assemble((name or "all", "bold"), (f"  {len(rows)}: {counts(rows)}", "dim"))
-            for row, after in zip(some, [*some[1:], None], strict=True):
+            for row, after in zip(some, [*some[1:], None], strict=False):  # there may be none
                 # One reason of several rows stands below the last of them.
                 same = len(some) < len(rows) and after is not None and _kind(after) == _kind(row)
                 yield from columns.lines(row, indent=_INDENT if name else "", reason=not same)

@@ -485,3 +485,8 @@ def test_watching_ends_with_code_0(tmp_path: Path) -> None:
     _, errors = child.communicate(timeout=20)
     killer.cancel()
     assert (child.returncode, errors) == (0, "")
+
+
+def test_a_large_group_of_which_nothing_is_at_work_is_counts_alone() -> None:
+    found = rows(*["queued"] * 100, group="maps")
+    assert "maps  100: 100 queued" in shown(found) and "not shown: 100 queued" in shown(found)
