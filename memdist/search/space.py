@@ -13,13 +13,15 @@
       - forbid: {model.norm: instance, batch.size: [8, 16]}
     defaults: {model.norm: batch}                # where coordinate descent starts, else at the base's value or the first
 
-A value may be a group, as {name: sgd, lr: 0.01} for optim.unet, and is laid over the base's group. A key that is searched and
-that a cell does not set stands at the model's default, whatever the base says.
+A condition's list is several values, one of which is enough; a value that is itself a list stands in such a list, as in
+[[0.9, 0.999]]. A value may be a group, as {name: sgd, lr: 0.01} for optim.unet, and is laid over the base's group. A key that
+is searched and that a cell does not set stands at the model's default, whatever the base says.
 """
 
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -66,7 +68,7 @@ def _space(raw: Mapping[str, Any], path: Path, overrides: Sequence[str]) -> Spac
             "it names no base, the configuration that is searched: write base: unet, or the path of a file"
         )
     beside = path.parent / base
-    bare = config.read(beside if beside.is_file() else config.find(base))
+    bare = config.read(beside if os.path.isfile(beside) else config.find(base))  # false of a name that no file can have
     if isinstance(bare.get("model"), str):
         bare["model"] = {"name": bare["model"]}
     entries = raw.get("parameters")
@@ -108,6 +110,9 @@ def _check_owners(parameters: Sequence[Parameter], settings: Mapping[str, Any]) 
     """Each key is set by one parameter, or by several of which never two exist in a cell, and is not fixed as well."""
     owners: dict[str, list[Parameter]] = {}
     for one in parameters:
+        other_keys = {key for other in parameters if other is not one for key in (other.name, *other.owned)}
+        if one.name in other_keys and one.name not in one.keys:
+            raise ConfigError(f"{one.name} is the name of a parameter and a key of another: give it a name of its own")
         for key in one.owned:
             for inner, others in owners.items():
                 if inner != key and (inner.startswith(f"{key}.") or key.startswith(f"{inner}.")):
