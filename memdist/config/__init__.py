@@ -37,7 +37,7 @@ from memdist.config.schema import (
     Study,
     Validate,
 )
-from memdist.config.text import DEEPEST, parse, written
+from memdist.config.text import DEEPEST, line, parse, written
 from memdist.errors import ConfigError
 
 __all__ = [
@@ -72,6 +72,7 @@ __all__ = [
     "fingerprint",
     "flat",
     "identity",
+    "line",
     "override",
     "parse",
     "plain",
@@ -79,34 +80,47 @@ __all__ = [
     "resolve",
     "runtime",
     "shipped",
+    "spaces",
     "written",
 ]
 
 
 def shipped() -> dict[str, Path]:
     """Configurations that come with memdist, by the name that `memdist train` takes (`unet`, `quick/unet`)."""
+    folder = _configs()
+    return {name: path for name, path in _named(folder).items() if (folder / "search") not in path.parents}
+
+
+def spaces() -> dict[str, Path]:
+    """Spaces to search that come with memdist, by name: the files of `configs/search/`, which are no configurations."""
+    return _named(_configs() / "search")
+
+
+def _configs() -> Path:
     here = Path(__file__).parent.parent
     folder = next((f for f in (here / "configs", here.parent / "configs") if f.is_dir()), None)
     assert folder is not None, "the package was built without its configs"
+    return folder
+
+
+def _named(folder: Path) -> dict[str, Path]:
     return {str(f.relative_to(folder).with_suffix("")): f for f in sorted(folder.rglob("*.yaml"))}
 
 
-def find(name: str) -> Path:
-    """Path of CONFIG: a file, or the name of a shipped configuration."""
+def find(name: str, known: Mapping[str, Path] | None = None, what: str = "configuration") -> Path:
+    """Path of CONFIG: a file, or the name of a shipped configuration; or of what else is known by name."""
     path = Path(name)
     try:
         if path.is_file():
             return path
     except (OSError, ValueError):  # a name that no file can have
         pass
-    known = shipped()
+    known = shipped() if known is None else known
     if name in known:
         return known[name]
     near = difflib.get_close_matches(name, known, n=3)
     hint = f"did you mean {' or '.join(near)}?" if near else f"shipped ones are {', '.join(known)}"
-    raise ConfigError(
-        f"there is no configuration {_short(name)}: give a YAML file or the name of a shipped one; {hint}"
-    )
+    raise ConfigError(f"there is no {what} {_short(name)}: give a YAML file or the name of a shipped one; {hint}")
 
 
 def read(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:

@@ -126,3 +126,11 @@ def parse(text: str, source: str) -> Any:
 def written(value: Any) -> str:
     """YAML that `parse` reads as the same value; groups keep their order."""
     return str(yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True))
+
+
+def line(value: Any) -> str:
+    """YAML of one line that `parse` reads as the same value: what may stand right of `key=`."""
+    text = str(
+        yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=True, width=10**9)
+    )
+    return text.removesuffix("\n").removesuffix("\n...")

@@ -41,6 +41,7 @@ WITHOUT_TORCH = {
     "doctor",
     "compare",
     "cluster",
+    "search",
     "saliency",
     "triage",
     "rundir",
@@ -202,7 +203,18 @@ def test_help_loads_neither_torch_nor_pydantic() -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["config", "rundir", "locks", "draws", "compare.table", "launch.gpus", "cluster.watching", "cluster.logs"]
+    "module",
+    [
+        "config",
+        "rundir",
+        "locks",
+        "draws",
+        "compare.table",
+        "launch.gpus",
+        "cluster.watching",
+        "cluster.logs",
+        "search.space",
+    ],
 )
 def test_what_reads_run_folders_loads_no_torch(module: str) -> None:
     assert "torch" not in _loaded(f"import memdist.{module}")

@@ -1,0 +1,1 @@
+"""Ways through a space: each is asked what to train next, and told what came of it."""
