@@ -488,5 +488,6 @@ def test_watching_ends_with_code_0(tmp_path: Path) -> None:
 
 
 def test_a_large_group_of_which_nothing_is_at_work_is_counts_alone() -> None:
-    found = rows(*["queued"] * 100, group="maps")
+    states: list[standing.State] = ["queued"] * 100
+    found = rows(*states, group="maps")
     assert "maps  100: 100 queued" in shown(found) and "not shown: 100 queued" in shown(found)
