@@ -213,7 +213,8 @@ class Leg:
     def again(self, finding: triage.Finding | None) -> int:
         """Have the job started again; gives its exit code."""
         if self.options.again == "chain" or self.here.local:
-            say("the next job of the chain goes on from here" if not self.here.local else "it is started again")
+            chained = "the next job of the chain goes on from here; without one, submit again"
+            say("it is started again" if self.here.local else chained)
             return RESUME_ME
         known = finding is not None and finding.kind in ("pre-empted", "time-limit")
         if self.told == "SIGTERM" and not known and self.here.ending():

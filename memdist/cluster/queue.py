@@ -114,7 +114,7 @@ class Queue:
 
 def ask(patience: float = PATIENCE) -> Queue:
     """This user's jobs, by squeue alone."""
-    done = _run(["squeue", "--me", "--array", "--noheader", "-o", FORMAT], patience)
+    done = _run(["squeue", f"--user={os.getuid()}", "--array", "--noheader", "-o", FORMAT], patience)
     return Queue(unknown=done.trouble) if done.trouble else Queue(parse(done.text))
 
 

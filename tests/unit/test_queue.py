@@ -94,7 +94,7 @@ def test_squeue_is_asked_once_for_all_of_ones_own(slurm: Path) -> None:
     _program(slurm / "squeue", f'echo "$@" >> {slurm}/asked; cat {slurm}/text')
     found = queue.ask()
     assert not found.unknown and len(found.jobs) == 10
-    assert (slurm / "asked").read_text() == f"--me --array --noheader -o {queue.FORMAT}\n"
+    assert (slurm / "asked").read_text() == f"--user={os.getuid()} --array --noheader -o {queue.FORMAT}\n"
 
 
 def test_squeue_that_refuses(slurm: Path) -> None:
