@@ -60,7 +60,7 @@ def test_a_thousand_shares(site: Site) -> None:
         seen.append(site.memdist("status", "maps"))
         return bool((found := book.attempts(verified)) and found[-1].kind)
 
-    site.cluster.wait_for(over, 400, "the verification of all shares")
+    site.cluster.wait_for(over, 900, "the verification of all shares")
     assert book.attempts(verified)[-1].kind == "finished", site.told("maps")
     assert len(list((site.folder / "maps" / "work").iterdir())) == SHARES
     files = list((site.folder / "maps" / "jobs" / "attempts").glob(f"*-of-{SHARES}.jsonl"))
