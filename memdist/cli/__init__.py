@@ -215,11 +215,7 @@ def predict(
     from memdist.launch import place
 
     place.take(joins=False)
-    # A picture may be named a=b.png; what is no file and looks like a setting is one.
-    overrides = [text for text in inputs if arguments.SETTING.match(text) and not Path(text).exists()]
-    paths = [arguments.place(text) for text in inputs if text not in overrides]
-    if not paths:
-        raise ConfigError(f"there are only settings ({', '.join(overrides)}) and no pictures: name pictures or folders")
+    overrides, paths = arguments.parted(inputs)
     from memdist.predict import pictures
 
     report = pictures.predict(

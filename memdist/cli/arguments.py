@@ -81,6 +81,16 @@ def sampling(sampler: str | None, steps: str | None, samples: str | None) -> lis
     return [f"eval.{key}={value}" for key, value in flags.items() if value is not None]
 
 
+def parted(inputs: Sequence[str]) -> tuple[list[str], list[Path]]:
+    """Settings and pictures that stand beside each other; raises ConfigError where there are no pictures."""
+    # A picture may be named a=b.png; what is no file and looks like a setting is one.
+    settings = [text for text in inputs if SETTING.match(text) and not Path(text).exists()]
+    paths = [place(text) for text in inputs if text not in settings]
+    if not paths:
+        raise ConfigError(f"there are only settings ({', '.join(settings)}) and no pictures: name pictures or folders")
+    return settings, paths
+
+
 def resolve(config: str, overrides: Sequence[str] | None) -> Any:
     """Settings of CONFIG with those of the command line over them."""
     from memdist import config as settings

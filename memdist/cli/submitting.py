@@ -172,12 +172,7 @@ def submit_predict(
     dry_run: DryRun = False,
 ) -> None:
     """Predict the maps of pictures in an array of jobs; a last one verifies that every map is there."""
-    from memdist.errors import ConfigError
-
-    settings = [text for text in inputs if arguments.SETTING.match(text) and not Path(text).exists()]
-    paths = [arguments.place(text) for text in inputs if text not in settings]
-    if not paths:
-        raise ConfigError(f"there are only settings ({', '.join(settings)}) and no pictures: name pictures or folders")
+    settings, paths = arguments.parted(inputs)
     site = _site(where, dry_run, time=time, gpus=gpus, ranks=1, after=after, at_most=at_most)
     given = [*settings, *arguments.sampling(sampler, steps, samples)]
     kept = 0

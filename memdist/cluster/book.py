@@ -125,7 +125,11 @@ def cancelled(place: Path, job: str) -> bool:
 
 def cancellations(place: Path) -> set[str]:
     """All jobs, arrays and elements of arrays of a place that were cancelled."""
-    return {str(line.get("job")) for line in rundir.read_lines(folder(place) / CANCELLED)}
+    lines = rundir.read_lines(folder(place) / CANCELLED)
+    # A cluster that was made anew counts its jobs from 1 again: what was cancelled before that is another of its number.
+    since = {job.id: job.at for job in submitted(place)} if lines else {}
+    names = ((str(line.get("job")), float(line.get("at") or 0)) for line in lines)
+    return {name for name, at in names if at >= since.get(name.partition("_")[0], 0.0)}
 
 
 def attempts_file(place: Path, share: str = "") -> Path:

@@ -69,10 +69,10 @@ def _folder(text: str) -> Path:
 
 
 def _caches() -> Path:
-    """The user's own folder of caches, as `memdist.data.cache` has it; that module would load more than this one needs."""
-    own, theirs = os.environ.get("MEMDIST_CACHE"), os.environ.get("XDG_CACHE_HOME")
-    given = Path(own or theirs or "~/.cache").expanduser().absolute()
-    return given if own else given / "memdist"
+    """The user's own folder of caches."""
+    from memdist.data import cache  # with numpy, which most jobs can do without here
+
+    return cache.default_folder()
 
 
 def _copy(source: Path, target: Path) -> None:

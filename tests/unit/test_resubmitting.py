@@ -303,3 +303,12 @@ def test_jobs_that_cannot_be_written_down_are_taken_back(place: Login, monkeypat
     monkeypatch.setattr(book, "note", full)
     assert "no room" in place.refused(*train(place, "--legs", 2))
     assert place.slurm.calls("scancel") == ["--quiet 101 102"]
+
+
+def test_a_number_that_is_given_again_is_another_job(tmp_path: Path) -> None:
+    job = book.Submitted(id="7", kind="train", cluster="site", name="memdist", at=1.0)
+    book.note(tmp_path, job)
+    book.cancel(tmp_path, "7")
+    assert book.cancelled(tmp_path, "7")
+    book.note(tmp_path, replace(job, at=2.0**40))  # of a cluster that was made anew
+    assert not book.cancelled(tmp_path, "7")
