@@ -17,7 +17,7 @@ from typing import Annotated, Any
 import typer
 
 from memdist import output
-from memdist.cli import arguments, cluster, groups, submitting
+from memdist.cli import arguments, cluster, groups, searching, submitting
 from memdist.cli.arguments import (
     Choice,
     Config,
@@ -40,6 +40,7 @@ app = typer.Typer(
 app.add_typer(groups.data, name="data")
 app.add_typer(groups.models, name="models")
 app.add_typer(groups.bench, name="bench")
+app.add_typer(searching.search, name="search")
 app.add_typer(submitting.submit, name="submit")
 app.add_typer(submitting.cluster, name="cluster")
 app.command()(submitting.cancel)

@@ -8,8 +8,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from memdist import config
-from memdist.cluster import facts, profile, times
+from memdist import config, times
+from memdist.cluster import facts, profile
 from memdist.errors import printable
 
 

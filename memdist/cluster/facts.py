@@ -8,7 +8,7 @@ import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from memdist.cluster import times
+from memdist import times
 from memdist.errors import ClusterError, printable
 
 PATIENCE = 30.0

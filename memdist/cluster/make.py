@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from memdist import config, rundir
+from memdist import config, rundir, times
 from memdist import models as registry
-from memdist.cluster import book, farm, here, request, shares, sweep, text, times
+from memdist.cluster import book, farm, here, request, shares, sweep, text
 from memdist.cluster.request import Site
 from memdist.cluster.submit import private
 from memdist.cluster.text import Job

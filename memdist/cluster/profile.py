@@ -11,8 +11,7 @@ from typing import Annotated, Literal
 import pydantic
 from pydantic import Field
 
-from memdist import config, rundir
-from memdist.cluster import times
+from memdist import config, rundir, times
 from memdist.config import Count, Settings
 from memdist.errors import ClusterError, ConfigError, printable
 

@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from memdist import rundir
-from memdist.cluster import book, facts, farm, local, profile, submit, text, times
+from memdist import rundir, times
+from memdist.cluster import book, facts, farm, local, profile, submit, text
 from memdist.cluster import queue as queue_
 from memdist.cluster.profile import LOCAL, Cluster
 from memdist.cluster.text import Job

@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from memdist.cluster import times
+from memdist import times
 
 LOCAL_JOB = "MEMDIST_LOCAL_JOB"
 """Environment variable of a job that is queued on this machine: its number, of an array `local-..._4`."""

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from memdist.cluster import book, times
+from memdist import times
+from memdist.cluster import book
 from memdist.cluster.profile import Cluster
 from memdist.errors import printable
 

@@ -290,6 +290,8 @@ class Run(Settings):
     """Seed of weights, order, augmentation and noise, 0 .. 2**63 - 1."""
     epochs: Count = runtime(80)
     """Passes over the training split at which training ends."""
+    until: Count | None = runtime(None)
+    """Epoch at whose end training pauses (exit code 75), to go on with a later one or without; null: it goes on to `epochs`."""
     data: Data = Data()
     """Pairs of pictures and maps."""
     augment: Augment = Augment()

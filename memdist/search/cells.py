@@ -48,6 +48,8 @@ class Space:
     """What every cell keeps to."""
     defaults: tuple[int, ...] = ()
     """Where coordinate descent starts: for each parameter the number of its option."""
+    search: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    """How it is searched, unless the command line says otherwise (`memdist.search.settings`), not checked yet."""
 
     @property
     def drawn(self) -> bool:

@@ -12,6 +12,7 @@
     constraints:                                 # equal, less: a list of keys; forbid: keys with a value or a list of them
       - forbid: {model.norm: instance, batch.size: [8, 16]}
     defaults: {model.norm: batch}                # where coordinate descent starts, else at the base's value or the first
+    search: {method: asha, min_epochs: 4}        # how (memdist.search.settings); what the command line says comes first
 
 A condition's list is several values, one of which is enough; a value that is itself a list stands in such a list, as in
 [[0.9, 0.999]]. A value may be a group, as {name: sgd, lr: 0.01} for optim.unet, and is laid over the base's group. A key that
@@ -20,6 +21,7 @@ is searched and that a cell does not set stands at the model's default, whatever
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import os
 from collections.abc import Mapping, Sequence
@@ -40,7 +42,7 @@ MOST = 64
 """Parameters of a space, at most."""
 _TRIED = 32
 """Values of a parameter, at most, of which one cell each is resolved when a space is read."""
-_KEYS = ("base", "settings", "parameters", "constraints", "defaults")
+_KEYS = ("base", "settings", "parameters", "constraints", "defaults", "search")
 
 
 def read(name: str, overrides: Sequence[str] = ()) -> Space:
@@ -85,9 +87,8 @@ def _space(raw: Mapping[str, Any], path: Path, overrides: Sequence[str]) -> Spac
             raise ConfigError(f"{printable(key)!r} under settings is no key: write it as in optim.unet.lr: 0.001")
     _check_owners(parameters, settings)
     _check_references(parameters, constraints)
-    space = Space(str(path), base, bare, settings, parameters, constraints)
-    defaults = _defaults(space, _named(raw, "defaults"))
-    return Space(str(path), base, bare, settings, parameters, constraints, defaults)
+    space = Space(str(path), base, bare, settings, parameters, constraints, search=_named(raw, "search"))
+    return dataclasses.replace(space, defaults=_defaults(space, _named(raw, "defaults")))
 
 
 def _named(raw: Mapping[str, Any], word: str) -> Mapping[str, Any]:

@@ -119,6 +119,8 @@ class Leg:
             self.ledger.prune()  # a kill may have come before it did
         if session.step >= session.total or session.selection.exhausted(session.run.select):
             return self._finish("this run is finished already" if session.step else "there is nothing to do")
+        if session.step >= session.pause:
+            return self._leave(f"until={session.run.until}")
         self.note("running", "")
         try:
             with self.loader() as loader:
@@ -189,21 +191,19 @@ class Leg:
         due = self._epoch() if session.step == self._epoch_end() else False
         agreed = strategy.agree(self.signals.wishes | (SAVE if self._overdue() else 0))
         exhausted = session.selection.exhausted(settings.select)
-        if due or agreed or exhausted or session.step == session.total:
+        there = session.step == session.pause
+        if due or agreed or exhausted or there:
             self.save(due)
-        ends = exhausted or (agreed & STOP and session.step < session.total)
-        if ends or session.step == session.total:
+        if exhausted or agreed & STOP or there:
             strategy.settle()
             self.saver.wait()
         if exhausted:
             since = session.selection.since
             return self._finish(f"stopped early: no better {settings.select.metric} for {since} validations")
-        if ends:
-            who = self.signals.caught or "a signal at another rank"
-            self.note("stopped", who)
-            where = f"step {session.step} of {session.total}"
-            self.report.say(f"stopped at {where} by {who}; the same command goes on from there")
-            return RESUME_ME
+        if session.step < session.total and (there or agreed & STOP):
+            return self._leave(
+                f"until={settings.until}" if there else self.signals.caught or "a signal at another rank"
+            )
         return None
 
     def note(self, state: str, why: str) -> None:
@@ -281,6 +281,14 @@ class Leg:
             session.saved = True
             self.note("running", "")  # a run that has lost its checkpoints is told from one that had none yet
         self.saved, self.asked = time.monotonic(), False
+
+    def _leave(self, why: str) -> int:
+        """Say that the run goes on another time."""
+        session = self.session
+        self.note("stopped", why)
+        how = "a later one, or none, goes on" if why.startswith("until=") else "the same command goes on"
+        self.report.say(f"stopped at step {session.step} of {session.total} by {why}; {how} from there")
+        return RESUME_ME
 
     def _finish(self, why: str) -> int:
         session = self.session

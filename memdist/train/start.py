@@ -102,7 +102,15 @@ class Session:
     @property
     def total(self) -> int:
         """Steps of the whole run."""
-        return loader_.epoch_end(self.run.epochs, len(self.data.rows["train"]), self.run.batch.size)
+        return self._end(self.run.epochs)
+
+    @property
+    def pause(self) -> int:
+        """Step at which this leg ends: the run's last, or that of `until`."""
+        return self._end(min(self.run.epochs, self.run.until or self.run.epochs))
+
+    def _end(self, epochs: int) -> int:
+        return loader_.epoch_end(epochs, len(self.data.rows["train"]), self.run.batch.size)
 
 
 def default_folder(name: str, overrides: Sequence[str], run: Run) -> Path:

@@ -70,6 +70,8 @@ COMMANDS = {
     "data check": {"CONFIG", "KEY=VALUE", "--group-duplicates"},
     "models": set(),
     "models show": {"NAME"},
+    "search": set(),
+    "search run": {"SPACE", "KEY=VALUE", "--out", "--ray"},
     "doctor": set(),
     "bench": set(),
     "bench loop": {"CONFIG", "KEY=VALUE", "--steps"},

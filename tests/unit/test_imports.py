@@ -28,7 +28,7 @@ LINES = [
     ["model", "draws"],
     ["locks", "launch"],
     ["rundir", "triage", "foreign"],
-    ["config", "process", "output"],
+    ["config", "process", "output", "times"],
     ["errors"],
 ]
 DEPTH = {room: depth for depth, line in enumerate(LINES) for room in line}
@@ -52,6 +52,7 @@ WITHOUT_TORCH = {
     "locks",
     "process",
     "output",
+    "times",
 }
 
 

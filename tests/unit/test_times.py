@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from memdist.cluster import times
+from memdist import times
 from memdist.errors import ConfigError
 
 HOUR, DAY = 3600, 86400

@@ -12,6 +12,7 @@ from typing import Any
 
 from memdist.errors import SearchError
 from memdist.search.candidates import Candidates
+from memdist.search.cells import count
 from memdist.search.methods.method import Ask, Method, Result, Trial
 from memdist.search.objective import Mode
 
@@ -84,6 +85,22 @@ class Asha(Method):
         """Become what a search with the same settings was; raises SearchError where it was another."""
         super().load(state)
         self._sort()
+
+    def hopeful(self, trial: Trial) -> bool:
+        """Whether a trial that has paused may still go on, whatever comes: its rung may yet grow."""
+        if trial.running or trial.until >= self.epochs or self.score(trial, trial.until) == math.inf:
+            return False
+        rung, many = self.rungs.index(trial.until), self._most()
+        if many is None:
+            return True
+        ahead = bisect.bisect_left(self._seen[rung], self._place(trial, rung))
+        # Ranks only fall, and a rung never holds more than all; its first goes on where nobody else comes to the end.
+        return ahead == 0 or ahead < many // self.eta
+
+    def _most(self) -> int | None:
+        """Trials that there may be in all; None where nobody can say."""
+        many = None if self.candidates.space.drawn else count(self.candidates.space)
+        return many if self.samples is None else self.samples if many is None else min(many, self.samples)
 
     def settings(self) -> dict[str, Any]:
         """Those of every method, and the rungs'."""

@@ -1,0 +1,50 @@
+"""`memdist search`: spaces of configurations, searched."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from memdist.cli import arguments
+
+search = typer.Typer(help="Search a space of configurations.", **arguments.PLAIN)
+
+Space = Annotated[
+    str, typer.Argument(metavar="SPACE", help="A YAML file, or the name of a shipped space (quick, unet, pix2pix).")
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="KEY=VALUE",
+        help="How to search (search.method=asha), and settings of all its runs.",
+        show_default=False,
+    ),
+]
+
+
+@search.command("run")
+def search_run(
+    space: Space,
+    overrides: Settings = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="SEARCH", help="Search folder; an existing one goes on. Default: searches/SPACE/<method>-<hash>."
+        ),
+    ] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            "--ray",
+            metavar="ADDRESS",
+            help="A Ray cluster that is already there; default: this machine.",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Search a space, or go on with a search. Exit code 75: stopped; the same command resumes."""
+    from memdist.search import run
+
+    raise typer.Exit(run.search(run.ask(space, overrides or [], out), ray))

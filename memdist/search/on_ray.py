@@ -1,0 +1,276 @@
+"""Ray Tune trains trials wherever a Ray cluster has room; the one file of this room that imports ray.
+
+Tune asks (`Searcher.suggest`) what to train next and is told what came of it; it finds machines, CPUs and GPUs, keeps
+processes for the next trial, and starts a trial again elsewhere when its machine fails. It decides nothing and restores
+nothing: that is the ledger's (`memdist.search.ledger`), as Tune's own restoring loses trials that wait and forgets rungs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+import time
+import uuid
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from memdist import process
+from memdist.errors import SearchError
+from memdist.launch.forward import Forward
+from memdist.search.driver import Driver
+from memdist.search.hands import Hands, Task
+from memdist.search.methods.method import Ask
+from memdist.search.outcome import Outcome
+
+_POLL = 2.0
+"""Seconds between two looks of a trial whether the search is to stop."""
+_LOST = 3
+"""How often a trial is started again whose machine or process of Ray's was lost."""
+_STORE = 100 * 2**20
+"""Bytes of Ray's shared memory: next to nothing goes through it."""
+
+# Read when ray is imported, and by what it starts.
+_ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_DEDUP_LOGS": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    "TUNE_WARN_SLOW_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "1e9",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+
+
+@contextlib.contextmanager
+def cluster(address: str | None, cpus: int, gpus: int) -> Iterator[None]:
+    """Ray: the cluster at an address, or one of this machine alone that ends with the context; raises SearchError."""
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    import ray
+
+    folder = None if address else _temporary()
+    mine: dict[str, Any] = {}
+    if folder is not None:
+        mine = {"num_cpus": cpus, "num_gpus": gpus, "include_dashboard": False, "object_store_memory": _STORE}
+        mine |= {"_temp_dir": str(folder), "_node_ip_address": "127.0.0.1"}
+    try:
+        ray.init(address=address or "local", log_to_driver=False, logging_level="ERROR", **mine)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        why = str(error).split("\n")[0]
+        raise SearchError(
+            f"--ray {address or 'local'} cannot be reached: {why}; give the address of a Ray cluster that runs, or leave it out"
+        ) from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _temporary() -> Path:
+    """A folder for what Ray keeps; those of searches that were killed go."""
+    # Paths of the sockets in it have an end.
+    place = next(path for path in (tempfile.gettempdir(), "/tmp") if len(path) < 20 or path == "/tmp")
+    for left in Path(place).glob("mdray-*-*-*"):
+        _, pid, start, _ = left.name.split("-", 3)
+        if process.life(int(pid), int(start)) == "dead":
+            shutil.rmtree(left, ignore_errors=True)
+    me = process.this()
+    return Path(tempfile.mkdtemp(prefix=f"mdray-{me.pid}-{me.start}-", dir=place))
+
+
+def room(need: Mapping[str, float]) -> int:
+    """How many trials that need so much fit on the machines that are there."""
+    import ray
+
+    total = 0
+    for node in ray.nodes():
+        if node["Alive"]:
+            total += min(
+                (int(node["Resources"].get(kind, 0) / much + 1e-6) for kind, much in need.items() if much), default=0
+            )
+    return total
+
+
+def resources() -> dict[str, float]:
+    """CPUs and GPUs of the whole cluster."""
+    import ray
+
+    found = ray.cluster_resources()
+    return {"CPU": float(found.get("CPU", 0)), "GPU": float(found.get("GPU", 0))}
+
+
+def fits(need: Mapping[str, float]) -> None:
+    """Raise a SearchError where no machine has what one trial needs: it would be waited for for ever."""
+    import ray
+
+    if room(need) > 0:
+        return
+    asked = " and ".join(f"{much:g} {kind}s" for kind, much in need.items() if much)
+    most = {kind: max((n["Resources"].get(kind, 0) for n in ray.nodes() if n["Alive"]), default=0) for kind in need}
+    have = " and ".join(f"{much:g} {kind}s" for kind, much in most.items())
+    raise SearchError(
+        f"a trial needs {asked}, and no machine of the cluster has more than {have}: lower search.cpus or search.gpus"
+    )
+
+
+def search(
+    driver: Driver, need: Mapping[str, float], workers: Path, look: Callable[[], None], *, ranks: int = 1
+) -> bool:
+    """Train until the driver is done, or a signal comes; whether it is done. `look` is called now and then."""
+    import ray
+    from ray import tune
+
+    class Bell:
+        """Told once that the search stops, asked by every trial."""
+
+        def __init__(self) -> None:
+            self.rung = False
+
+        def ring(self) -> None:
+            self.rung = True
+
+        def ringing(self) -> bool:
+            return self.rung
+
+    name = f"memdist-{uuid.uuid4().hex}"
+    bell = ray.remote(num_cpus=0)(Bell).options(name=name).remote()
+    threads = max(1, int(need["CPU"]) // ranks)
+    for left in driver.place.glob(".tune-*"):
+        shutil.rmtree(left, ignore_errors=True)  # by a search that was killed: this one alone is here now
+    folder = Path(tempfile.mkdtemp(prefix=".tune-", dir=driver.place))
+    with Forward() as forward, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        common = {"workers": str(workers), "threads": threads, "bell": name}
+        asking = _asking(driver, lambda: room(need), ranks, common)
+        watching = _watching(driver, forward, lambda: bell.ring.remote(), look)
+        tuner = tune.Tuner(
+            tune.with_resources(_trainable(), {"cpu": need["CPU"], "gpu": need["GPU"]}),
+            tune_config=tune.TuneConfig(search_alg=asking, num_samples=-1, reuse_actors=True),
+            run_config=tune.RunConfig(
+                storage_path=str(folder),
+                name="t",
+                verbose=0,
+                callbacks=[watching],
+                failure_config=tune.FailureConfig(max_failures=_LOST),
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+            ),
+        )
+        try:
+            tuner.fit()
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+    return driver.done
+
+
+def _trainable() -> Any:
+    from ray import tune
+
+    class Trial(tune.Trainable):
+        """One stretch of training of one trial, in a process that stays for the next one."""
+
+        def setup(self, config: dict[str, Any]) -> None:
+            self.task = config
+            self.hands = Hands(Path(config["workers"]), config["threads"])
+
+        def step(self) -> dict[str, Any]:
+            import ray
+
+            bell, seen = ray.get_actor(self.task["bell"]), [0.0, False]
+
+            def stop() -> bool:
+                if not seen[1] and time.monotonic() - seen[0] > _POLL:
+                    seen[:] = [time.monotonic(), ray.get(bell.ringing.remote())]
+                return bool(seen[1])
+
+            outcome = self.hands.train(Task(**self.task["task"]), stop)
+            return {"outcome": list(outcome), "ask": self.task["ask"], "done": True}
+
+        def reset_config(self, new_config: dict[str, Any]) -> bool:
+            self.task = new_config
+            return True
+
+        def cleanup(self) -> None:
+            self.hands.close()
+
+        def save_checkpoint(self, checkpoint_dir: str) -> None:
+            return None
+
+        def load_checkpoint(self, checkpoint: Any) -> None:
+            return None
+
+    return Trial
+
+
+def _asking(driver: Driver, slots: Callable[[], int], ranks: int, common: Mapping[str, Any]) -> Any:
+    from ray.tune.search import Searcher
+
+    class Asking(Searcher):
+        """The driver, as Tune asks and tells it."""
+
+        def __init__(self) -> None:
+            super().__init__(metric="outcome", mode="min")
+            self._asked: dict[str, Ask] = {}
+            self._slots = (0.0, 1)
+
+        def suggest(self, trial_id: str) -> dict[str, Any] | None | str:
+            if time.monotonic() - self._slots[0] > _POLL:
+                self._slots = (time.monotonic(), max(1, slots()))
+            # What begins only when there is room is decided then.
+            if len(driver.handed) >= self._slots[1]:
+                return None
+            ask = driver.next()
+            if ask.what == "done":
+                return str(Searcher.FINISHED)
+            if ask.what == "wait":
+                return None
+            self._asked[trial_id] = ask
+            return {**common, "ask": list(ask), "task": asdict(driver.task(ask, ranks))}
+
+        def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+            ask = self._asked.pop(trial_id, None)
+            if ask is None:
+                return
+            if error or not result:
+                lost = f"its machine, or its process of Ray's, was lost {_LOST + 1} times"
+                driver.tell(ask, Outcome("failed", kind="node-failure", why=lost))
+            else:
+                driver.tell(ask, Outcome(*result["outcome"]))
+
+        def __reduce__(self) -> tuple[type[dict[str, Any]], tuple[()]]:
+            return dict, ()  # Tune writes down what nobody reads again
+
+        def save(self, checkpoint_path: str) -> None:
+            return None
+
+        def restore(self, checkpoint_path: str) -> None:
+            raise AssertionError("the ledger restores, not Tune")
+
+    return Asking()
+
+
+def _watching(driver: Driver, forward: Forward, ring: Callable[[], object], look: Callable[[], None]) -> Any:
+    from ray import tune
+
+    class Watching(tune.Callback):
+        """Called by Tune between its own affairs."""
+
+        def __reduce__(self) -> tuple[type[dict[str, Any]], tuple[()]]:
+            return dict, ()
+
+        def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+            if forward.got and not driver.stopping:
+                driver.stopping = True
+                ring()
+            if forward.insists:
+                raise KeyboardInterrupt
+            look()
+
+    return Watching()

@@ -1,0 +1,154 @@
+"""A search from the command line: checked, taken up where its folder stands, trained, and summed up."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from memdist import config, locks, rundir
+from memdist.errors import ConfigError, SearchError
+from memdist.launch import gpus as gpus_
+from memdist.launch import local
+from memdist.launch.ends import RESUME_ME
+from memdist.search import cells, folder, settings
+from memdist.search.board import Board, standing
+from memdist.search.cells import Space
+from memdist.search.driver import Driver
+from memdist.search.key import Keys, trained
+from memdist.search.methods.asha import Asha
+from memdist.search.methods.method import Method
+from memdist.search.settings import Search
+from memdist.search.space import read
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A search, checked without data."""
+
+    space: Space
+    search: Search
+    run: Any
+    """Settings of its first cell."""
+    method: Method
+    place: Path
+
+    def about(self, split: str) -> dict[str, Any]:
+        """What a folder is of this search alone by, as JSON's own types."""
+        mine = {"format": folder.FORMAT, "source": self.space.base, "split": split}
+        mine |= {"metric": self.search.metric, "scope": self.search.scope} | self.method.settings()
+        found: dict[str, Any] = json.loads(json.dumps(mine))
+        return found
+
+
+def ask(name: str, words: Sequence[str], out: Path | None) -> Asked:
+    """Read a space and how it is to be searched; raises ConfigError and SearchError for what cannot be."""
+    mine, theirs = settings.parted(words)
+    for word in theirs:
+        if word.partition("=")[0] == "until":
+            raise ConfigError("until cannot be set for a search, which pauses trials itself: leave it out")
+    space = read(name, theirs)
+    search = settings.read(space.search, mine)
+    first = cells.draw(space, search.seed, 0) if space.drawn else cells.cell(space, 0)
+    run = cells.resolve(space, first)
+    _check(search, run)
+    method = search.way(space, run.epochs)
+    if isinstance(method, Asha) and search.metric.removeprefix("val/") in _of_maps():
+        _rungs(method, run.validate_.every, search.metric)
+    stem = Path(name).stem if Path(name).is_file() else name
+    return Asked(space, search, run, method, out or Path("searches", stem, f"{method.name}-{_digest(space, method)}"))
+
+
+def _digest(space: Space, method: Method) -> str:
+    return config.fingerprint(json.loads(json.dumps({"space": space.fingerprint, **method.settings()})))
+
+
+def _of_maps() -> tuple[str, ...]:
+    from memdist import metrics
+
+    return tuple(metrics.METRICS)
+
+
+def _check(search: Search, run: Any) -> None:
+    """The first cell can be trained here or elsewhere, and reports the metric."""
+    from memdist.train import select, start
+
+    if not search.metric.startswith("val/"):
+        raise ConfigError(
+            f"search.metric = {search.metric!r} cannot be: what chooses sees val alone; give one such as val/l1"
+        )
+    model = start.build(run, here=False)
+    try:
+        select.check(run.select.model_copy(update={"metric": search.metric}), model.scores)
+    except ConfigError as error:
+        raise ConfigError(str(error).replace("select.metric", "search.metric")) from error
+
+
+def _rungs(method: Asha, every: int, metric: str) -> None:
+    if method.rungs[0] < every:
+        raise SearchError(
+            f"the first rung, epoch {method.rungs[0]}, comes before {metric} is first measured (validate.every = {every}): give "
+            f"search.min_epochs={every} or more, or validate.every={method.rungs[0]}"
+        )
+
+
+def search(asked: Asked, address: str | None) -> int:
+    """Search, or go on; the exit code is 0, or RESUME_ME where a signal came. Raises MemdistError."""
+    keys = Keys(asked.space)
+    about = asked.about(keys.split(asked.run))
+    elsewhere = trained(asked.search.reuse)
+    from memdist import output
+    from memdist.search import on_ray
+
+    place = asked.place.absolute()
+    begun = folder.check(place, about)
+    own = 0 if asked.run.device == "cpu" else gpus_.count()
+    with on_ray.cluster(address, local.cores(), own):
+        need = _need(asked.search, on_ray.resources(), asked.run.device)
+        on_ray.fits(need)
+        rundir.make_folder(place)
+        with locks.hold(place, give_up=lambda: 0):
+            if not begun:
+                folder.begin(place, about)
+            with contextlib.closing(Driver(place, asked.space, asked.search, asked.method, keys, elsewhere)) as driver:
+                output.console(needed=False).print(_opening(asked, place, need, begun), soft_wrap=True)
+                with Board(driver, time.time()) as board:
+                    done = on_ray.search(
+                        driver, need, place / folder.WORKERS, board.look, ranks=max(1, int(need["GPU"]))
+                    )
+                driver.end()
+                output.show("\n".join(standing(driver, time.time())))
+    if not done:
+        output.show(f"stopped; the same command goes on from there; search folder {os.path.relpath(place)}")
+        return RESUME_ME
+    return 0
+
+
+def _need(search: Search, there: dict[str, float], device: str) -> dict[str, float]:
+    """CPUs and GPUs of one trial."""
+    gpus = search.gpus
+    if gpus is None:
+        pack = search.pack if isinstance(search.pack, int) else 1
+        gpus = 1 / pack if there["GPU"] and device != "cpu" else 0.0
+    if gpus > 1 and gpus != int(gpus):
+        raise ConfigError(
+            f"search.gpus = {gpus:g} cannot be: a trial has a part of one GPU (0.5), or a whole number of them"
+        )
+    return {"CPU": search.cpus, "GPU": float(gpus)}
+
+
+def _opening(asked: Asked, place: Path, need: dict[str, float], begun: bool) -> str:
+    method, search = asked.method, asked.search
+    many = "cells drawn at random" if asked.space.drawn else f"{cells.count(asked.space)} cells"
+    trial = " and ".join(f"{much:g} {kind}" for kind, much in need.items() if much)
+    better = "smallest" if method.mode == "min" else "largest"
+    return (
+        f"{'going on with' if begun else 'searching'} {many} of {asked.space.source} by {method.name}, at most "
+        f"{method.epochs} epochs each, for the {better} {search.metric} ({search.scope}); each trial has {trial}; search folder "
+        f"{os.path.relpath(place)}"
+    )
