@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from memdist import output
 from memdist.cli import arguments
 
 search = typer.Typer(help="Search a space of configurations.", **arguments.PLAIN)
@@ -24,6 +25,18 @@ Settings = Annotated[
 ]
 
 
+Folder = Annotated[Path, typer.Argument(metavar="SEARCH", help="A search folder that `memdist search run` made.")]
+Ray = Annotated[
+    str | None,
+    typer.Option(
+        "--ray",
+        metavar="ADDRESS",
+        help="A Ray cluster that is already there; default: this machine.",
+        show_default=False,
+    ),
+]
+
+
 @search.command("run")
 def search_run(
     space: Space,
@@ -34,17 +47,31 @@ def search_run(
             metavar="SEARCH", help="Search folder; an existing one goes on. Default: searches/SPACE/<method>-<hash>."
         ),
     ] = None,
-    ray: Annotated[
-        str | None,
-        typer.Option(
-            "--ray",
-            metavar="ADDRESS",
-            help="A Ray cluster that is already there; default: this machine.",
-            show_default=False,
-        ),
-    ] = None,
+    ray: Ray = None,
 ) -> None:
     """Search a space, or go on with a search. Exit code 75: stopped; the same command resumes."""
     from memdist.search import run
 
     raise typer.Exit(run.search(run.ask(space, overrides or [], out), ray))
+
+
+@search.command("best")
+def search_best(folder: Folder) -> None:
+    """Print the configuration of the best trial, which `memdist train` takes."""
+    from memdist.search import found
+
+    output.show(found.best(folder).removesuffix("\n"))
+
+
+@search.command("confirm")
+def search_confirm(
+    folder: Folder,
+    overrides: Settings = None,
+    top: Annotated[int, typer.Option(metavar="K", min=1, max=1000, help="Best trials to train again.")] = 5,
+    seeds: Annotated[int, typer.Option(metavar="N", min=1, max=1000, help="Other seeds of each.")] = 5,
+    ray: Ray = None,
+) -> None:
+    """Train the best trials again from other seeds: ranked by their mean on val, reported on test with its spread."""
+    from memdist.search import run
+
+    raise typer.Exit(run.confirm(folder, top, seeds, overrides or [], ray))

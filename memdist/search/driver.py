@@ -38,8 +38,10 @@ class Driver:
         method: Method,
         key: Callable[[cells.Cell], str],
         elsewhere: Mapping[str, Path],
+        score: str = "",
     ) -> None:
-        """Take up the search where its ledger stands; raises SearchError."""
+        """Take up the search where its ledger stands; raises SearchError. `score`: split on which finished trials are scored."""
+        self._score = score
         self.place, self.space, self.search, self.method = place, space, search, method
         self.ledger = Ledger(place / folder.LEDGER, method, key, {k: str(path) for k, path in elsewhere.items()})
         self._again: list[Ask] = method.running
@@ -86,6 +88,7 @@ class Driver:
             mode=self.method.mode,
             failures=self.search.failures,
             ranks=ranks,
+            score=self._score,
         )
 
     def folder(self, trial: int) -> Path:

@@ -72,6 +72,8 @@ COMMANDS = {
     "models show": {"NAME"},
     "search": set(),
     "search run": {"SPACE", "KEY=VALUE", "--out", "--ray"},
+    "search best": {"SEARCH"},
+    "search confirm": {"SEARCH", "KEY=VALUE", "--top", "--seeds", "--ray"},
     "doctor": set(),
     "bench": set(),
     "bench loop": {"CONFIG", "KEY=VALUE", "--steps"},
