@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
-from memdist import config
+from memdist import config, rundir
 from memdist.search import cells, folder, tidy
 from memdist.search.cells import Space
 from memdist.search.hands import Task
@@ -102,6 +102,7 @@ class Driver:
             self._again.append(ask)
             return
         self.ledger.tell(ask.trial, ask.until, outcome)
+        self.note("running")
         tidy.after(self.place / folder.TRIALS, self.method, self.ledger.folders, ask.trial, self.search.keep)
 
     @property
@@ -109,10 +110,26 @@ class Driver:
         """Whether all that is to be found is found."""
         return self.method.done and not self.handed
 
+    def note(self, state: Literal["running", "stopped", "finished"], why: str = "") -> None:
+        """Say in state.json how the search stands, for whoever looks at the folder."""
+        best = self.method.best()
+        record = {
+            "state": state,
+            "why": why,
+            "search": self.method.name,
+            "trials": len(self.method.trials),
+            "of": self.method.samples or self.method.candidates.count,
+            "results": len(self.ledger.told),
+            "failed": sum(1 for one in self.ledger.told if one.outcome.state != "ok"),
+            "best": None if best is None else {"trial": best.number, "folder": self.ledger.folders[best.number]},
+        }
+        rundir.write_json(self.place / rundir.STATE, record)
+
     def end(self) -> None:
-        """Make room where all is found."""
+        """Note how it ends, and make room where all is found."""
         if self.done:
             tidy.end(self.place / folder.TRIALS, self.method, self.ledger.folders, self.search.keep)
+        self.note("finished" if self.done else "stopped", "" if self.done else "a signal")
 
     def close(self) -> None:
         """Close the ledger."""

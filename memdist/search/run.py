@@ -176,6 +176,7 @@ def _driven(
                 Driver(place, asked.space, asked.search, asked.method, keys, elsewhere, score)
             ) as driver:
                 output.console(needed=False).print(_opening(asked, place, need, begun), soft_wrap=True)
+                driver.note("running")
                 with Board(driver, time.time()) as board:
                     on_ray.search(driver, need, place / folder.WORKERS, board.look, ranks=max(1, int(need["GPU"])))
                 driver.end()
