@@ -14,7 +14,7 @@ from typing import Any
 
 from memdist import config, rundir
 from memdist import models as registry
-from memdist.cluster import book, farm, here, request, shares, sweep, text, times
+from memdist.cluster import book, farm, here, request, shares, sweep, text, times, underway
 from memdist.cluster.request import Site
 from memdist.cluster.submit import private
 from memdist.cluster.text import Job
@@ -57,7 +57,7 @@ def train(
         return Made(skipped=[f"{printable(place)} is finished: there is nothing to submit"])
     settings = config.dump(run)
     file = book.folder(place) / f"train-{_digest(settings)}.yaml"
-    if queued := request.live(place, "train"):
+    if queued := underway.jobs(place, "train"):
         if not file.exists():
             raise _otherwise(place)
         return Made(skipped=[f"{printable(place)} is queued already, as job {', '.join(queued)}"])
@@ -114,7 +114,7 @@ def evaluate(site: Site, run: Path, words: Sequence[str]) -> Made:
     """Score a run."""
     place = Path(os.path.abspath(run))
     before = _seen(site, place)
-    if queued := request.live(place, "evaluate"):
+    if queued := underway.jobs(place, "evaluate"):
         return Made(skipped=[f"{printable(place)} is queued already to be scored, as job {', '.join(queued)}"])
     return Made([_job(site, "evaluate", place, ("evaluate", str(place), *words))], before=before)
 
@@ -139,7 +139,7 @@ def predict(
     made = Made(key=key, before=before)
     layout = maps.Layout.of(len(pictures), samples)
     done = set() if shares.found_wrong(place) else set(shares.done(place, pictures, shards, layout, made.key))
-    live = request.live_elements(place, lambda job: job.kind == "predict" and job.key == made.key)
+    live = underway.elements(place, lambda job: job.kind == "predict" and job.key == made.key)
     busy = {number for _, number in live} - done
     if done:
         made.skipped.append(f"{len(done)} of {shards} shares are done")
@@ -149,7 +149,7 @@ def predict(
     if waiting:
         array = _job(site, "predict", place, common, numbers=waiting, total=shards)
         made.jobs = site.split(array)
-    if waiting or not (busy or shares.verified(place, made.key) or request.live(place, "verify")):
+    if waiting or not (busy or shares.verified(place, made.key) or underway.jobs(place, "verify")):
         # All shares are looked at: those that are queued already must have ended as well.
         behind = ("", *dict.fromkeys(job.id for job, _ in live))
         made.jobs.append(_job(site, "verify", place, (*common, "--verify"), behind=behind, gpus=0))
@@ -272,7 +272,7 @@ def _otherwise(place: Path) -> ConfigError:
 
 def _live_folders(place: Path) -> dict[str, str]:
     """Folders of runs of a place that are queued or run, each with the file of its settings."""
-    live = request.live_elements(place, lambda job: job.key.startswith("runs-"))
+    live = underway.elements(place, lambda job: job.key.startswith("runs-"))
     listings = {job.key: farm.listed(place, job) for job, _ in live}
     lines = [listings[job.key][number - 1] for job, number in live if 0 < number <= len(listings[job.key])]
     return {line["folder"]: line["words"][1] for line in lines}

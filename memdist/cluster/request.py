@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from memdist import rundir
-from memdist.cluster import book, facts, farm, local, profile, submit, text, times
-from memdist.cluster import queue as queue_
+from memdist.cluster import book, facts, local, profile, submit, text, times, underway
 from memdist.cluster.profile import LOCAL, Cluster
 from memdist.cluster.text import Job
 from memdist.errors import ClusterError, ConfigError, printable
@@ -160,80 +157,19 @@ class Site:
         numbers: list[str] = []
         for run in self.asked.after:
             run = Path(os.path.abspath(run))
-            waits = live(run, "train")
-            if not waits and (own := element(run)):
+            waits = underway.jobs(run, "train")
+            if not waits and (own := underway.element(run)):
                 # What waits on this machine waits for a whole array.
                 waits = [each.partition("_")[0] if each.startswith("local-") else each for each in own[1]]
             if waits and any(job.legs > 1 for job in book.submitted(run) if job.id in waits):
                 numbers.append(waits[-1])  # of a chain, every leg but the last may end before the run does
             elif waits:
                 numbers += waits
-            elif not _finished(run):
+            elif not underway.finished(run):
                 raise ClusterError(
                     f"--after {printable(run)}: this run is neither finished nor has it a job that waits or runs; submit it first"
                 )
         return tuple(dict.fromkeys(numbers))
-
-
-def _finished(place: Path) -> bool:
-    """Whether a run, or every run of the last sweep of a folder of runs, has come to its end."""
-    keys = [job.key for job in book.submitted(place) if job.key.startswith("runs-")]
-    listing = book.folder(place) / keys[-1] if keys else None
-    if listing is None or not listing.is_file():
-        return rundir.read_json(place / rundir.STATE).get("state") == "finished"
-    return all(_finished(Path(json.loads(line)["folder"])) for line in listing.read_text().splitlines())
-
-
-def live(place: Path, kind: book.Kind | None = None, *, cancelled: bool = False) -> list[str]:
-    """Jobs of a place (of one kind) that wait or run; of those that were cancelled, and may still end, only if so wanted."""
-    over = set() if cancelled else book.cancellations(place)
-    jobs = [job for job in book.submitted(place) if kind in (None, job.kind) and job.id not in over]
-    queued = {each.partition("_")[0] for each in _queue(jobs).jobs}
-    return [job.id for job in jobs if (local.alive(job.id) if job.id.startswith("local-") else job.id in queued)]
-
-
-def live_elements(
-    place: Path, match: Callable[[book.Submitted], bool], *, cancelled: bool = False
-) -> list[tuple[book.Submitted, int]]:
-    """Elements of arrays that `match` which wait or run, each with its number; cancelled ones only if so wanted."""
-    over = set() if cancelled else book.cancellations(place)
-    jobs = [job for job in book.submitted(place) if job.numbers and job.id not in over and match(job)]
-    queue = _queue(jobs)
-    found: list[tuple[book.Submitted, int]] = []
-    for job in jobs:
-        here = job.id.startswith("local-")
-        if here and not local.alive(job.id):
-            continue
-        elements = ((number, job.element(number)) for number in job.numbers)
-        found += [(job, number) for number, name in elements if name not in over and (here or name in queue.jobs)]
-    return found
-
-
-def element(run: Path, *, cancelled: bool = False) -> tuple[Path, list[str]] | None:
-    """The folder of runs that a run was submitted with, and the elements that train it and wait or run; else None."""
-    place = run.parent
-    listings = {job.key: farm.listed(place, job) for job in book.submitted(place)}
-    numbers = {
-        (key, number)
-        for key, listing in listings.items()
-        for number, line in enumerate(listing, 1)
-        if line["folder"] == str(run)
-    }
-    if not numbers:
-        return None
-    found = live_elements(place, lambda job: any(key == job.key for key, _ in numbers), cancelled=cancelled)
-    return place, [job.element(number) for job, number in found if (job.key, number) in numbers]
-
-
-def _queue(jobs: Sequence[book.Submitted]) -> queue_.Queue:
-    """What Slurm says of jobs; raises ClusterError where it does not answer: what it has would be submitted twice."""
-    theirs = [job.id for job in jobs if not job.id.startswith("local-")]
-    found = queue_.ask() if theirs else queue_.Queue()
-    if found.unknown and facts.there():
-        raise ClusterError(
-            f"whether job {theirs[-1]} waits or runs is not known, as {found.unknown}: try again when Slurm answers"
-        )
-    return found
 
 
 def hours(job: Job) -> float:

@@ -148,7 +148,7 @@ def _unbegun(farm: Farm, group: str, slurm: Slurm) -> Iterator[Row]:
     for name, elements in farm.elements.items():
         if name in farm.begun:
             continue
-        job, gone = slurm.find(elements[-1:])
+        job, gone = slurm.find(elements[-1:], names=farm.names)
         why = standing.pending(job) if job is not None and job.waits else standing.unseen(elements[-1:])
         state = standing.judge("", "unknown", job, gone=bool(gone), begun=False)
         yield Row(

@@ -47,6 +47,18 @@ def test_a_run_is_submitted_once(place: Login, capfd: pytest.CaptureFixture[str]
     assert list(place.slurm.scripts()) == [101, 102, 103]
 
 
+def test_a_number_of_another_cluster_is_another_job(place: Login, capfd: pytest.CaptureFixture[str]) -> None:
+    sweep = train(place, "-m", "seed=1,2", out="sweep")
+    assert place.memdist(*train(place)) == 0 and place.memdist(*sweep) == 0
+    place.slurm.queued("101", "102_1", "102_2", names="of something else")
+    assert place.memdist("cancel", place.tmp / "new") == 0
+    assert "no job of it waits or runs" in capfd.readouterr().out and not place.slurm.calls("scancel")
+    assert place.memdist("status", place.tmp / "new") == 0
+    assert "lost" in capfd.readouterr().out
+    assert place.memdist(*train(place)) == 0 and place.memdist(*sweep) == 0
+    assert list(place.slurm.scripts()) == [101, 102, 103, 104]
+
+
 def test_runs_of_a_sweep_are_submitted_once(place: Login, capfd: pytest.CaptureFixture[str]) -> None:
     sweep = train(place, "-m", "seed=range(0,6)", "--at-most", 2, out="sweep")
     assert place.memdist(*sweep) == 0
