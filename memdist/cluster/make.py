@@ -116,7 +116,7 @@ def evaluate(site: Site, run: Path, words: Sequence[str]) -> Made:
     before = _seen(site, place)
     if queued := underway.jobs(place, "evaluate"):
         return Made(skipped=[f"{printable(place)} is queued already to be scored, as job {', '.join(queued)}"])
-    return Made([_job(site, "evaluate", place, ("evaluate", str(place), *words))], before=before)
+    return Made(site.split(_job(site, "evaluate", place, ("evaluate", str(place), *words))), before=before)
 
 
 def predict(

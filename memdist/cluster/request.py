@@ -62,10 +62,6 @@ class Site:
         self.gpus = self._gpus()
         self.ranks = asked.ranks or max(1, self.gpus)
         self._limits()
-        if not self.local and not self.cluster.requeue and asked.legs == 1:
-            self.notes.append(
-                "jobs of this cluster cannot requeue themselves: with --legs N so many follow one another"
-            )
 
     def _gpus(self) -> int:
         asked = self.asked.gpus
@@ -142,6 +138,13 @@ class Site:
 
     def split(self, job: Job) -> list[Job]:
         """A job as it is submitted: arrays cut to what Slurm takes, chains as so many jobs."""
+        if not self.local and not self.cluster.requeue and self.asked.legs == 1:
+            # Only single trainings can be chained.
+            chains = job.kind == "train" and not job.numbers
+            goes_on = (
+                "with --legs N so many follow one another" if chains else "when they have ended, submit what is left"
+            )
+            self.notes.append(f"jobs of this cluster cannot requeue themselves: {goes_on}")
         if job.numbers:
             most = self.facts.max_array if self.facts is not None else facts.MAX_ARRAY
             pieces = text.cut(job.numbers, 10**9 if self.local else most)

@@ -171,6 +171,22 @@ def test_a_run_is_submitted(place: Login, capfd: pytest.CaptureFixture[str]) -> 
     assert str(settings) in script and config.read(settings)["seed"] == 7
 
 
+def test_what_cannot_requeue_itself_is_told_what_it_can(place: Login, capfd: pytest.CaptureFixture[str]) -> None:
+    told = "jobs of this cluster cannot requeue themselves: "
+    again = "when they have ended, submit what is left\n"
+    for command, says in {
+        TRAIN: "with --legs N so many follow one another\n",
+        TRAIN + " -m seed=1,2": again,
+        PREDICT + " --shards 2": again,
+        "submit evaluate {run} --cluster site": again,
+    }.items():
+        words = [word.format(tmp=place.tmp, run=place.run) for word in command.replace("site", "legs").split(" ")]
+        assert place.memdist(*words, "--dry-run") == 0
+        assert capfd.readouterr().out.count(told + says) == 1
+    assert place.memdist(*train(place, "--cluster", "legs", "--legs", 2, "--dry-run")) == 0
+    assert told not in capfd.readouterr().out
+
+
 def test_no_name_rules_the_terminal(place: Login, capfd: pytest.CaptureFixture[str]) -> None:
     assert place.memdist(*train(place, out="a\n\x1b[2Jb")) == 0
     out = capfd.readouterr().out
