@@ -15,6 +15,7 @@ from tests import tiny
 SINFO = """\
 gpu|2-00:00:00|4|gpu:a100:4(S:0-1)|64+|515000|gpu*
 cpu|infinite|10|(null)|128|257000+|cpu
+short|30:00|2|(null)|128|257000|short
 """
 
 _SINFO = """cat "$here/sinfo.txt" """
@@ -98,6 +99,7 @@ PROFILES = {
     "own": "partition: gpu\n",
     "lost": "partition: nowhere\nshared: [{tmp}]\n",
     "cpus": "partition: cpu\nshared: [{tmp}]\n",
+    "short": "partition: gpu\ncpu_partition: short\nshared: [{tmp}]\n",
     "legs": "partition: gpu\nshared: [{tmp}]\nrequeue: false\n",
 }
 SETTINGS = """

@@ -230,7 +230,7 @@ def _job(site: Site, kind: book.Kind, place: Path, words: tuple[str, ...], **mor
         words=words,
         place=place,
         folder=Path.cwd(),
-        seconds=site.seconds,
+        seconds=site.without_gpus() if alone else site.seconds,
         nodes=1 if alone else site.asked.nodes,
         ranks=1 if alone else site.ranks,
         gpus=gpus,

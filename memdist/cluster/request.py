@@ -85,18 +85,33 @@ class Site:
             )
         return (1 if most is None else min(1, most)) if asked is None else asked
 
-    def _limits(self) -> None:
+    def _limit(self, name: str | None) -> tuple[int | None, str]:
+        """Longest time of a job in a partition, and who says so; None: nobody bounds it, or it is not known."""
         limit = times.seconds(self.cluster.max_time) if self.cluster.max_time else None
-        name = (self.cluster.partition if self.gpus else self.cluster.cpu_partition) or self.cluster.partition
         where = "the cluster's file"
+        if self.facts is not None:
+            partition = self.facts.partition(name)
+            if partition.seconds is not None and (limit is None or partition.seconds < limit):
+                limit, where = partition.seconds, f"partition {partition.name}"
+        return limit, where
+
+    def without_gpus(self) -> int:
+        """Seconds of a job without GPUs beside those that have them: what was asked for, as far as its partition allows it."""
+        limit, where = self._limit(self.cluster.cpu_partition or self.cluster.partition)
+        if limit is None or self.seconds <= limit:
+            return self.seconds
+        self.notes.append(f"the job that verifies has {times.shown(limit)}, the limit of {where}")
+        return limit
+
+    def _limits(self) -> None:
+        name = (self.cluster.partition if self.gpus else self.cluster.cpu_partition) or self.cluster.partition
         if self.facts is not None:
             partition = self.facts.partition(name)
             if partition.nodes and self.asked.nodes > partition.nodes:
                 raise ClusterError(
                     f"--nodes {self.asked.nodes} cannot be: partition {partition.name} has {partition.nodes}; ask for fewer"
                 )
-            if partition.seconds is not None and (limit is None or partition.seconds < limit):
-                limit, where = partition.seconds, f"partition {partition.name}"
+        limit, where = self._limit(name)
         if limit is not None and self.seconds > limit:
             legs = -(-self.seconds // limit)
             raise ClusterError(

@@ -23,7 +23,7 @@ PREDICT = "submit predict {run} {tmp}/pictures --out {tmp}/maps --cluster site"
 CASES = {
     "an unknown cluster": (
         "submit train my.yaml --cluster sit",
-        "there is no cluster 'sit': did you mean site? known are cpus, legs, lost, narrow, own, site, wrong, local; ",
+        "there is no cluster 'sit': did you mean site? known are cpus, legs, lost, narrow, own, short, site, wrong, local; ",
     ),
     "a way out of the folder": ("submit train my.yaml --cluster ../clusters/site", "there is no cluster '../clusters/"),
     "a wrong profile": (
@@ -31,7 +31,10 @@ CASES = {
         "wrong.yaml: there is no setting 'partiton'; did you mean partition",
     ),
     "a wrong value in a profile": ("submit train my.yaml --cluster wrong", "wrong.yaml: signal_lead = 'soon' cannot"),
-    "no such partition": (TRAIN.replace("site", "lost"), "no partition 'nowhere' on this cluster: there are gpu, cpu"),
+    "no such partition": (
+        TRAIN.replace("site", "lost"),
+        "no partition 'nowhere' on this cluster: there are gpu, cpu, short",
+    ),
     "more GPUs than any node has": (TRAIN + " --gpus-per-node 5", "no node of partition gpu has more than 4; ask for"),
     "GPUs where there are none": (
         TRAIN.replace("site", "cpus") + " --gpus-per-node 1",
@@ -185,6 +188,16 @@ def test_what_cannot_requeue_itself_is_told_what_it_can(place: Login, capfd: pyt
         assert capfd.readouterr().out.count(told + says) == 1
     assert place.memdist(*train(place, "--cluster", "legs", "--legs", 2, "--dry-run")) == 0
     assert told not in capfd.readouterr().out
+
+
+def test_a_verification_keeps_to_the_limit_of_its_own_partition(
+    place: Login, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert place.memdist(*predict(place, "--cluster", "short", "--time", "2h")) == 0
+    shares, proof = place.slurm.scripts().values()
+    assert "--partition=gpu\n" in shares and "--time=02:00:00\n" in shares
+    assert "--partition=short\n" in proof and "--time=00:30:00\n" in proof
+    assert "the job that verifies has 30m, the limit of partition short\n" in capfd.readouterr().out
 
 
 def test_no_name_rules_the_terminal(place: Login, capfd: pytest.CaptureFixture[str]) -> None:
