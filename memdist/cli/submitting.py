@@ -218,7 +218,7 @@ def submit_evaluate(
     if (run / rundir.CONFIG).is_file() or not after:
         from memdist.train import evaluate as scoring
 
-        scoring.settings_for_reading(run, given)
+        site.sees_data(scoring.settings_for_reading(run, given), scored=True)
     flags = {"--no-ema": no_ema, "--grid": grid, "--study": study}
     words = [*given, f"--checkpoint={checkpoint}", *([f"--split={split.value}"] if split else [])]
     words += [flag for flag, on in flags.items() if on]

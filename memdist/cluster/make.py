@@ -61,6 +61,7 @@ def train(
         if not file.exists():
             raise _otherwise(place)
         return Made(skipped=[f"{printable(place)} is queued already, as job {', '.join(queued)}"])
+    site.sees_data(run)
     job = _job(site, "train", place, ("train", str(file), "--out", str(place), *_extending(extend)))
     return Made(site.split(job), {file: settings}, forecast=_forecast(place, site.seconds), before=before)
 
@@ -88,6 +89,7 @@ def sweep_(site: Site, path: Path, overrides: Sequence[str], place: Path, *, ext
             finished += 1
         else:
             waiting.append(number)
+            site.sees_data(run)
     listing = "\n".join([*lines, ""])
     runs = book.folder(place) / f"runs-{_digest(listing)}.jsonl"
     made = Made(key=runs.name, before=before)

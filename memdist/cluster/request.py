@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from memdist.cluster import book, facts, local, profile, submit, text, times, underway
 from memdist.cluster.profile import LOCAL, Cluster
@@ -14,6 +15,9 @@ from memdist.errors import ClusterError, ConfigError, printable
 
 _OWN = ("/tmp", "/var/tmp", "/dev/shm", "/run")
 """Folders that each machine has for itself."""
+
+_DATA = ("images", "maps", "side_by_side", "csv", "groups", "fixations", "val", "test", "train", "cache")
+"""Settings of `data` that may name folders and files."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +45,7 @@ class Site:
         self.name = asked.cluster
         self.cluster: Cluster = profile.read(asked.cluster)
         self.notes: list[str] = []
+        self._seen: set[tuple[str, Path]] = set()
         self.local = asked.cluster == LOCAL
         self.facts: facts.Facts | None = None
         if not self.local:
@@ -142,6 +147,15 @@ class Site:
                 f"{what} {printable(folder)} is this machine's own, and compute nodes do not see it: choose one on a shared file "
                 f"system, or name it in `shared` of the file of cluster {self.name}"
             )
+
+    def sees_data(self, run: Any, *, scored: bool = False) -> None:
+        """As `sees`, for what the settings of a run name and its training reads (`scored`: its scoring)."""
+        said = [(f"data.{key} =", getattr(run.data, key)) for key in _DATA]
+        said.append(("eval.fid_weights =", run.eval.fid_weights) if scored else ("init.from =", run.init.from_))
+        for what, place in said:
+            if isinstance(place, Path) and (what, place) not in self._seen:
+                self.sees(place, what)
+                self._seen.add((what, place))  # of a sweep, all runs have the same
 
     def submit(self, job: Job) -> str:
         """Submit a job; gives its number."""

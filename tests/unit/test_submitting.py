@@ -67,6 +67,23 @@ CASES = {
         "submit predict {run} /etc --out {tmp}/maps --cluster site",
         "the input /etc is not in a folder that compute nodes of site see",
     ),
+    "data that are not shared": (
+        TRAIN + " data.images={tmp}/data data.maps=/data/maps",
+        "data.maps = /data/maps is not in a folder that compute nodes of site see ({tmp}, by `shared`",
+    ),
+    "data of many that are not shared": (
+        TRAIN + " -m data.fixations=/a.npz,/b.npz",
+        "data.fixations = /a.npz is not in",
+    ),
+    "a cache that is not shared": (TRAIN + " data.cache=/scratch/x", "data.cache = /scratch/x is not in a folder that"),
+    "weights that are not shared": (
+        TRAIN + " init.from=/runs/x",
+        "init.from = /runs/x is not in a folder that compute",
+    ),
+    "data of scores that are not shared": (
+        "submit evaluate {run} data.images=/data/images --cluster site",
+        "data.images = /data/images is not in a folder that compute nodes of site see",
+    ),
     "a current folder that is not shared": (
         "submit train my.yaml --out {tmp}/data/new --cluster narrow",
         "the current folder {tmp}/home is not in a folder that compute nodes of narrow see",
