@@ -4,7 +4,7 @@ PLACE/jobs/
     submitted.jsonl               a line for each job that was submitted
     cancelled.jsonl               a line for each that its user has cancelled
     attempts.jsonl                lines of the attempts at this run: one when it begins, one when it ends
-    attempts/7-of-64.jsonl        the same of one share of the pictures
+    attempts/7-of-64.jsonl        the same of one share of the pictures; of a scoring evaluate-<its words' digest>.jsonl
     <job>.sbatch                  what was given to sbatch
     logs/<job>.log                what the batch script printed, over all its attempts
     logs/<job>.<restart>.rank<r>  what a rank printed in one attempt
@@ -15,6 +15,7 @@ PLACE/jobs/
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -51,7 +52,7 @@ class Submitted:
     legs: int = 1
     """Jobs of a chain, of which this is one."""
     key: str = ""
-    """Of an array: what its numbers mean (`memdist.cluster.make`)."""
+    """Of an array: what its numbers mean; of a scoring: its words (`memdist.cluster.make`)."""
     at: float = 0.0
     """When, in seconds since 1970."""
 
@@ -83,6 +84,11 @@ class Attempt:
     kind: str | None = None
     """What its end was: finished, stopped, or a class of `memdist.triage`."""
     why: str = ""
+
+
+def digest(words: str) -> str:
+    """A short name of what may be long."""
+    return hashlib.sha256(words.encode("utf-8", "surrogatepass")).hexdigest()[:8]
 
 
 def folder(place: Path) -> Path:

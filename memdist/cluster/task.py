@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from memdist.cluster import book
 from memdist.cluster.slurm import Here
 from memdist.errors import MemdistError
 from memdist.launch.local import newest
@@ -62,4 +63,7 @@ def task(options: argparse.Namespace, here: Here) -> Task:
 
 
 def _verb(words: Sequence[str]) -> str:
+    if words[0] == "evaluate":
+        # Several splits may be scored at a time: none answers for another.
+        return f"evaluate-{book.digest(json.dumps(words))}"
     return "verify" if "--verify" in words else words[0]

@@ -24,10 +24,14 @@ def finished(place: Path) -> bool:
     return all(finished(Path(json.loads(line)["folder"])) for line in listing.read_text().splitlines())
 
 
-def jobs(place: Path, kind: book.Kind | None = None, *, cancelled: bool = False) -> list[str]:
-    """Jobs of a place (of one kind) that wait or run; of those that were cancelled, and may still end, only if so wanted."""
+def jobs(place: Path, kind: book.Kind | None = None, *, key: str | None = None, cancelled: bool = False) -> list[str]:
+    """Jobs of a place (of one kind, one key) that wait or run; cancelled ones, which may still end, only if so wanted."""
     over = set() if cancelled else book.cancellations(place)
-    said = [job for job in book.submitted(place) if kind in (None, job.kind) and job.id not in over]
+    said = [
+        job
+        for job in book.submitted(place)
+        if kind in (None, job.kind) and key in (None, job.key) and job.id not in over
+    ]
     queued = {(each.partition("_")[0], job.name) for each, job in _queue(said).jobs.items()}
     return [
         job.id for job in said if (local.alive(job.id) if job.id.startswith("local-") else (job.id, job.name) in queued)

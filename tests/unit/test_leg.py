@@ -1,5 +1,6 @@
 """What becomes of a job when its command has ended, and of the jobs that follow it."""
 
+import json
 import os
 import signal
 import subprocess
@@ -14,7 +15,7 @@ from memdist.cluster import book, leg
 from memdist.cluster.book import Attempt, Submitted
 from memdist.cluster.leg import Leg
 from memdist.cluster.slurm import Here
-from memdist.cluster.task import Task
+from memdist.cluster.task import Task, task
 from memdist.launch.ends import RESUME_ME
 from memdist.launch.forward import Forward
 
@@ -75,6 +76,13 @@ def test_a_job_that_is_not_to_go_on_does_not_ask_for_it(scontrol: Callable[..., 
     idle = Attempt(job="7", restart=0, nodes="", began=1.0, since=0, reached=0, kind="stopped")
     assert here.end(here.attempt(), [idle], RESUME_ME) == 1
     assert done.read_text() == ""
+
+
+def test_scorings_of_one_run_do_not_answer_for_each_other(tmp_path: Path) -> None:
+    words = ("evaluate", str(tmp_path), "--split=val")
+    given = leg.options([f"--place={tmp_path}", "--", *words])
+    found = task(given, Here.of({"SLURM_JOB_ID": "7"}))
+    assert found.share == f"evaluate-{book.digest(json.dumps(words))}"  # as what is submitted calls it
 
 
 def test_a_command_that_ends_of_the_signal_itself_was_told(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from memdist import rundir
 from memdist.cluster import book, make
 from memdist.cluster.book import Attempt
 from memdist.errors import CheckpointError
+from memdist.train import restore
 from tests.fake_slurm import Login, login, predict, train
 
 
@@ -315,6 +316,35 @@ def test_jobs_that_cannot_be_written_down_are_taken_back(place: Login, monkeypat
     monkeypatch.setattr(book, "note", full)
     assert "no room" in place.refused(*train(place, "--legs", 2))
     assert place.slurm.calls("scancel") == ["--quiet 101 102"]
+
+
+def test_a_scoring_is_told_from_others(
+    place: Login, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    score = ("submit", "evaluate", place.run, "--cluster", "site")
+    assert place.memdist(*score) == 0
+    place.slurm.queued("101")
+    assert place.memdist(*score, "--split", "val") == 0
+    assert list(place.slurm.scripts()) == [101, 102]
+    capfd.readouterr()
+    assert place.memdist(*score) == 0
+    assert "is queued already to be scored so, as job 101" in capfd.readouterr().out
+    place.slurm.queued()
+    (said, _) = book.submitted(place.run)
+    done = Attempt(job="101", restart=0, nodes="", began=1.0, since=0, ended=2.0, kind="finished", code=0)
+    book.ended(book.attempts_file(place.run, f"evaluate-{said.key}"), done)
+    record = {"checkpoint": 5, "choice": "best", "ema": False, "sampling": None}
+    monkeypatch.setattr(restore, "chosen_step", lambda *_: 5)
+    for scores in ({}, {"val": record}, {"test": record | {"checkpoint": 4}}, {"test": record | {"choice": "last"}}):
+        rundir.write_json(place.run / rundir.SCORES, scores)
+        assert place.memdist(*score, "--dry-run") == 0
+        assert "nothing was submitted" in capfd.readouterr().out
+    rundir.write_json(place.run / rundir.SCORES, {"test": record})
+    assert place.memdist(*score) == 0
+    assert capfd.readouterr().out == f"{place.run} is scored so already: there is nothing to submit\n"
+    for other in ("--grid", "--split=val", "device=cpu"):
+        assert place.memdist(*score, other, "--dry-run") == 0
+        assert "nothing was submitted" in capfd.readouterr().out
 
 
 def test_a_number_that_is_given_again_is_another_job(tmp_path: Path) -> None:
