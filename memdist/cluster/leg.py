@@ -13,7 +13,6 @@ import argparse
 import contextlib
 import os
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
@@ -23,13 +22,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from memdist import rundir, triage
-from memdist.cluster import book, decide, stage
-from memdist.cluster.slurm import Here, inside, step
+from memdist.cluster import book, decide, ranks, stage
+from memdist.cluster.slurm import Here
 from memdist.cluster.task import Task, task
-from memdist.errors import ClusterError, MemdistError, printable
+from memdist.errors import MemdistError, printable
 from memdist.launch.ends import RESUME_ME
-from memdist.launch.forward import Forward, bound
-from memdist.launch.local import memdist
+from memdist.launch.forward import Forward
 
 TICK = 0.1
 """Seconds between two looks at the command."""
@@ -68,7 +66,7 @@ class Leg:
         book.began(self.file, begun)
         try:
             environment = stage.prepare(self.options, self.here, self.task.words)
-            child = self.start(environment)
+            child = ranks.start(self.options, self.here, self.task, environment)
         except MemdistError as error:
             done = replace(begun, ended=time.time(), code=2, reached=begun.since, kind="wrong-input", why=str(error))
             book.ended(self.file, done)
@@ -105,39 +103,6 @@ class Leg:
             self.submitted = [when]  # by hand
         return decide.answerable(found, self.here.id, self.submitted, self.options.again == "requeue")
 
-    def start(self, environment: dict[str, str]) -> subprocess.Popen[bytes]:
-        """Start the ranks of the command."""
-        ranks, nodes = self.options.ranks, self.here.count
-        rundir.make_folder(book.logs(self.task.home))
-        log = book.rank_log(self.task.home, self.here.id, self.here.restart, 0)
-        command = memdist(self.task.words)
-        alone = self.here.local or shutil.which("srun") is None
-        if alone and nodes > 1:
-            raise ClusterError(
-                f"this job has {nodes} nodes, and no srun to start ranks there: bind Slurm's programs into the container, or ask "
-                "for one node"
-            )
-        if alone and ranks > 1 and self.task.trains:
-            command += ["--gpus", str(ranks)]
-        elif not alone and (ranks > 1 or nodes > 1 or self.task.trains):
-            # At pre-emption a cluster may send TERM to what srun has started, and nothing to the batch script.
-            pattern = str(log).replace("%", "%%").removesuffix("0") + "%t"
-            output = [f"--output={pattern}", "--open-mode=append"]
-            command = [*step(nodes, ranks), *output, *inside(self.options.container), *command]
-            return subprocess.Popen(
-                command, env=environment, stdin=subprocess.DEVNULL, start_new_session=True, preexec_fn=bound()
-            )
-        with open(log, "ab") as file:
-            return subprocess.Popen(
-                command,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=file,
-                stderr=file,
-                start_new_session=True,
-                preexec_fn=bound(),
-            )
-
     def wait(self, child: subprocess.Popen[bytes], forward: Forward) -> int:
         """Wait for the command, handing signals on and minding the end of the job's time."""
         end = self.here.ends(os.environ) if self.options.lead else None
@@ -160,9 +125,9 @@ class Leg:
 
     def judge(self, code: int | None, attempt: book.Attempt) -> triage.Finding:
         """What became of an attempt, from its exit code (None: it was killed) and what it printed."""
-        ranks = book.logs(self.task.home).glob(f"{attempt.job}.{attempt.restart}.rank*")
+        files = book.logs(self.task.home).glob(f"{attempt.job}.{attempt.restart}.rank*")
         logs = {
-            path.name.rpartition(".")[2].replace("rank", "rank "): triage.tail(path, _LOOKED) for path in sorted(ranks)
+            path.name.rpartition(".")[2].replace("rank", "rank "): triage.tail(path, _LOOKED) for path in sorted(files)
         }
         batch = book.batch_log(self.options.place, attempt.job)
         logs["batch"] = triage.tail(batch, _LOOKED, start=attempt.log) if batch.is_file() else []

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from memdist.cluster import book, leg
+from memdist.cluster import book, leg, ranks
 from memdist.cluster.book import Attempt, Submitted
 from memdist.cluster.leg import Leg
 from memdist.cluster.slurm import Here
@@ -83,6 +83,27 @@ def test_scorings_of_one_run_do_not_answer_for_each_other(tmp_path: Path) -> Non
     given = leg.options([f"--place={tmp_path}", "--", *words])
     found = task(given, Here.of({"SLURM_JOB_ID": "7"}))
     assert found.share == f"evaluate-{book.digest(json.dumps(words))}"  # as what is submitted calls it
+
+
+def test_every_rank_prints_into_a_file_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    srun = tmp_path / "bin" / "srun"
+    srun.parent.mkdir()
+    srun.write_text(
+        "#!/bin/bash\nfile=/dev/stdout\n"
+        'while [[ $1 == --* ]]; do [[ $1 == --output=* ]] && file="${1#*=}"; shift; done\n'
+        'for rank in 0 1; do SLURM_PROCID=$rank "$@" >>"${file//%t/$rank}"; done\n'
+    )
+    srun.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{srun.parent}:{os.environ['PATH']}")
+    monkeypatch.setattr(ranks, "memdist", lambda words: ["sh", "-c", "echo rank $SLURM_PROCID"])
+    for name in ("plain", "a\\b"):  # Slurm reads no % in a name with a backslash
+        here = begun(tmp_path / name, "--ranks=2")
+        assert ranks.start(here.options, here.here, here.task, dict(os.environ)).wait() == 0
+        logs = book.logs(tmp_path / name)
+        assert {file.name: file.read_text() for file in logs.iterdir()} == {
+            "7.0.rank0": "rank 0\n",
+            "7.0.rank1": "rank 1\n",
+        }
 
 
 def test_a_command_that_ends_of_the_signal_itself_was_told(tmp_path: Path) -> None:
