@@ -32,6 +32,12 @@ from memdist.launch.forward import Forward
 TICK = 0.1
 """Seconds between two looks at the command."""
 
+SPARE = 10.0
+"""Seconds before the end of a job's time at which a command that has not left is killed: the rest is for the queue."""
+
+GRACE = 20.0
+"""Seconds after TERM for what writes no checkpoint: Slurm kills 30 s after it, unless a site has set another KillWait."""
+
 _LOOKED = 16384
 """Bytes of the end of each log that are searched for what went wrong: there may be hundreds of ranks."""
 
@@ -45,6 +51,8 @@ class Leg:
         self.file = book.attempts_file(what.home, what.share)
         self.told: str | None = None
         """What made it tell the command to leave."""
+        self.killed = False
+        """Whether the command was told, and did not leave in time."""
         self.submitted: list[float] = []
         """When this job was; empty where nobody has written that down."""
 
@@ -106,22 +114,41 @@ class Leg:
     def wait(self, child: subprocess.Popen[bytes], forward: Forward) -> int:
         """Wait for the command, handing signals on and minding the end of the job's time."""
         end = self.here.ends(os.environ) if self.options.lead else None
+        last: float | None = None
         while (code := child.poll()) is None:
-            if forward.got:
-                self.tell(child, signal.Signals(forward.got[-1]).name)
-            elif end is not None and time.time() > end - self.options.lead:
-                self.tell(child, "the end of the job's time")
+            if self.told is None:
+                if forward.got:
+                    self.tell(child, signal.Signals(forward.got[-1]).name)
+                elif end is not None and time.time() > end - self.options.lead:
+                    self.tell(child, "the end of the job's time")
+                last = self.deadline(end) if self.told is not None else None
+            elif last is not None and not self.killed and time.time() > last:
+                # Slurm would kill this process with it, and nothing would have the job start again.
+                self.killed = True
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(child.pid, signal.SIGKILL)
             time.sleep(TICK)
         if self.told is None and forward.got:  # TERM may have ended the command itself, before it could be told
             self.told = signal.Signals(forward.got[-1]).name
         return code
 
+    def deadline(self, end: float | None) -> float | None:
+        """When a command that was told just now must have left; None: whenever it likes."""
+        if self.here.local:
+            return None  # nobody kills it
+        now, spare = time.time(), min(SPARE, self.options.lead / 2)
+        found = [] if end is None else [max(end, now + self.options.lead / 2) - spare]
+        if self.told == "SIGTERM" and not self.task.trains:
+            found.append(now + GRACE)
+        elif self.told == "SIGUSR2" and end is None and self.options.lead:
+            found.append(now + self.options.lead - spare)
+        return min(found, default=None)
+
     def tell(self, child: subprocess.Popen[bytes], why: str) -> None:
-        """Tell the command, once, to leave."""
-        if self.told is None:
-            self.told = why
-            # USR2 is what a training takes as the wish to stop; whatever else is begun again where it was.
-            child.send_signal(signal.SIGUSR2 if self.task.trains else signal.SIGTERM)
+        """Tell the command to leave."""
+        self.told = why
+        # USR2 is what a training takes as the wish to stop; whatever else is begun again where it was.
+        child.send_signal(signal.SIGUSR2 if self.task.trains else signal.SIGTERM)
 
     def judge(self, code: int | None, attempt: book.Attempt) -> triage.Finding:
         """What became of an attempt, from its exit code (None: it was killed) and what it printed."""
@@ -151,11 +178,14 @@ class Leg:
         code = None if ended == 0 and not self.finished() else ended
         # srun kills its tasks where it is told to leave by TERM.
         terminated = (-signal.SIGTERM, 128 + signal.SIGTERM, 128 + signal.SIGKILL)
-        left = self.told is not None and (code == RESUME_ME or (not self.task.trains and code in terminated))
+        left = self.told is not None and (
+            code == RESUME_ME or (self.killed and code != 0) or (not self.task.trains and code in terminated)
+        )
         # What is told to leave by TERM ends of it, as somebody's command to end it would look: it is a stop like any other.
         finding = None if code == 0 else self.judge(RESUME_ME if left else code, begun)
         kind = "finished" if finding is None else finding.kind
-        why = f"by {self.told}" if left else "" if finding is None else _why(finding)
+        late = ", and killed as it did not leave" if self.killed else ""
+        why = f"by {self.told}{late}" if left else "" if finding is None else _why(finding)
         if kind != "finished" and book.cancelled(self.options.place, begun.job):
             kind = "cancelled"
         done = replace(begun, ended=time.time(), code=code, reached=self.task.progress(), kind=kind, why=why)

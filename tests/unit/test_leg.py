@@ -43,8 +43,9 @@ def scontrol(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., P
     return make
 
 
-def begun(place: Path, *more: str, job: str = "7") -> Leg:
-    options = leg.options([f"--place={place}", *more, "--", "train", "my.yaml", "--out", str(place)])
+def begun(place: Path, *more: str, job: str = "7", words: tuple[str, ...] = ()) -> Leg:
+    words = words or ("train", "my.yaml", "--out", str(place))
+    options = leg.options([f"--place={place}", *more, "--", *words])
     return Leg(options, Here.of({"SLURM_JOB_ID": job, "SLURMD_NODENAME": "n1"}), Task(tuple(options.words), place))
 
 
@@ -114,6 +115,36 @@ def test_a_command_that_ends_of_the_signal_itself_was_told(tmp_path: Path) -> No
         os.kill(os.getpid(), signal.SIGTERM)
         assert here.wait(child, forward) == 0
     assert here.told == "SIGTERM"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2])
+def test_a_command_that_does_not_leave_is_killed_before_its_job_is(
+    number: int, scontrol: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = scontrol()
+    monkeypatch.setattr(leg, "GRACE", 0.2)
+    monkeypatch.setattr(Here, "ends", lambda *_: None)
+    here = begun(tmp_path, "--lead=1", words=("evaluate", str(tmp_path)))
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    child = subprocess.Popen(["sleep", "60"], start_new_session=True)
+    signal.signal(signal.SIGTERM, before)
+    with Forward() as forward:
+        os.kill(os.getpid(), number)
+        code = here.wait(child, forward)
+    assert (code, here.killed) == (-signal.SIGKILL, True)
+    assert here.end(here.attempt(), [], code) == RESUME_ME
+    assert done.read_text() == "requeue 7\n"
+    (last,) = book.attempts(here.file)
+    name = signal.Signals(number).name
+    assert (last.kind, last.why) == ("stopped", f"by {name}, and killed as it did not leave")
+
+
+def test_a_deadline_leaves_time_for_the_queue(tmp_path: Path) -> None:
+    here, now = begun(tmp_path), time.time()
+    here.told = "SIGTERM"  # the grace of a training is not known
+    assert here.deadline(None) is None
+    assert here.deadline(now + 120) == pytest.approx(now + 110, abs=5)
+    assert (here.deadline(now - 60) or 0) > now + 30  # some sites allow more than they say
 
 
 def test_what_a_chain_has_failed_at_for_good_its_later_jobs_do_not_try(tmp_path: Path) -> None:
