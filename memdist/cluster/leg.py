@@ -20,6 +20,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from memdist import rundir, triage
 from memdist.cluster import book, decide, ranks, stage
@@ -53,6 +54,8 @@ class Leg:
         """What made it tell the command to leave."""
         self.killed = False
         """Whether the command was told, and did not leave in time."""
+        self.scores: dict[str, Any] = {}
+        """Of a scoring: those that were there before."""
         self.submitted: list[float] = []
         """When this job was; empty where nobody has written that down."""
 
@@ -70,6 +73,8 @@ class Leg:
                 ),
             )
             return 1
+        with contextlib.suppress(MemdistError):  # the command meets it, and tells
+            self.scores = self.task.scores()
         begun = self.attempt()
         book.began(self.file, begun)
         try:
@@ -167,9 +172,15 @@ class Leg:
         return triage.judge(code, logs, noted=noted)
 
     def finished(self) -> bool:
-        """Whether a training says of itself that it has come to its end; srun gives 0 for one whose ranks it lost, too."""
+        """Whether what a command leaves says that it came to its end; srun gives 0 for one whose ranks it lost, too."""
         try:
-            return not self.task.trains or rundir.read_json(self.task.home / rundir.STATE).get("state") == "finished"
+            if self.task.trains:
+                return rundir.read_json(self.task.home / rundir.STATE).get("state") == "finished"
+            if not (now := self.task.scores()):
+                return True
+            # No two scorings take the same time; of all splits, a run may lack some.
+            there = {name: one for name, one in now.items() if one is not None}
+            return bool(there) and all(one != self.scores.get(name) for name, one in there.items())
         except MemdistError:
             return False
 

@@ -7,7 +7,9 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from memdist import rundir
 from memdist.cluster import book
 from memdist.cluster.slurm import Here
 from memdist.errors import MemdistError
@@ -43,6 +45,16 @@ class Task:
             files = (self.home / "manifest").glob(f"{self.share}-*.jsonl")
             return sum(file.read_bytes().count(b"\n") for file in files)
         return 0
+
+    def scores(self) -> dict[str, Any]:
+        """What the run's folder has of each split that is scored here, with the seconds that it took; else nothing."""
+        if self.words[0] != "evaluate" or "--study" in self.words:
+            return {}
+        at = self.words.index("--split") if "--split" in self.words else None
+        split = next((word.partition("=")[2] for word in self.words if word.startswith("--split=")), "test")
+        split = split if at is None else self.words[at + 1]
+        found = rundir.read_json(self.home / rundir.SCORES)
+        return {name: found.get(name) for name in (("train", "val", "test") if split == "all" else (split,))}
 
 
 def task(options: argparse.Namespace, here: Here) -> Task:

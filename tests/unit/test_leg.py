@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from memdist import rundir
 from memdist.cluster import book, leg, ranks
 from memdist.cluster.book import Attempt, Submitted
 from memdist.cluster.leg import Leg
@@ -145,6 +146,24 @@ def test_a_deadline_leaves_time_for_the_queue(tmp_path: Path) -> None:
     assert here.deadline(None) is None
     assert here.deadline(now + 120) == pytest.approx(now + 110, abs=5)
     assert (here.deadline(now - 60) or 0) > now + 30  # some sites allow more than they say
+
+
+def test_a_scoring_whose_ranks_were_lost_has_not_finished(tmp_path: Path) -> None:
+    def scored(*words: str, **scores: object) -> bool:
+        here = begun(tmp_path, words=("evaluate", str(tmp_path), *words))
+        here.scores = here.task.scores()
+        rundir.write_json(tmp_path / rundir.SCORES, scores)
+        return here.finished()
+
+    assert not scored()
+    assert scored(test={"seconds": 1.5})
+    assert not scored(test={"seconds": 1.5})  # of an earlier one
+    assert not scored("--split=val", test={"seconds": 2.5})
+    assert scored("--split", "val", test={"seconds": 2.5}, val={"seconds": 1.5})
+    assert not scored("--split=all", test={"seconds": 2.5}, val={"seconds": 1.5})
+    assert not scored("--split=all", test={"seconds": 2.5}, val={"seconds": 4.5})
+    assert scored("--split=all", train={"seconds": 3.5}, val={"seconds": 2.5})  # there is no test
+    assert scored("--study")
 
 
 def test_what_a_chain_has_failed_at_for_good_its_later_jobs_do_not_try(tmp_path: Path) -> None:
