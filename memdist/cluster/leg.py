@@ -218,7 +218,12 @@ class Leg:
 
     def again(self, finding: triage.Finding | None) -> int:
         """Have the job started again; gives its exit code."""
+        bad = finding is not None and finding.elsewhere
+        # Where the lines do not say which node it was, the job may as well keep away from this one.
+        without = ",".join(finding.nodes) or self.here.node if finding is not None and bad else None
         if self.options.again == "chain" or self.here.local:
+            if without:
+                self.here.avoid_later(os.environ.get("SLURM_JOB_NAME", ""), without)
             chained = "the next job of the chain goes on from here; without one, submit again"
             say("it is started again" if self.here.local else chained)
             return RESUME_ME
@@ -226,9 +231,7 @@ class Leg:
         if self.told == "SIGTERM" and not known and self.here.ending():
             say("Slurm ends this job before its time is over: whoever wanted that may have it start again")
             return RESUME_ME
-        bad = finding is not None and finding.elsewhere
-        # Where the lines do not say which node it was, the job may as well keep away from this one.
-        refused = self.here.requeue(",".join(finding.nodes) or self.here.node if finding is not None and bad else None)
+        refused = self.here.requeue(without)
         if refused is not None:
             say(f"{refused}: submit again to go on from here, or give the job --legs from the start")
         return RESUME_ME

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from memdist import rundir
+from memdist import rundir, triage
 from memdist.cluster import book, leg, ranks
 from memdist.cluster.book import Attempt, Submitted
 from memdist.cluster.leg import Leg
@@ -69,6 +69,22 @@ def test_nodes_to_keep_away_from_add_up(scontrol: Callable[..., Path]) -> None:
     done = scontrol(nodes="n[3-4]")
     assert Here.of({"SLURM_JOB_ID": "7"}).requeue("n1") is None
     assert done.read_text() == "requeue 7\nupdate JobId=7 ExcNodeList=n[3-4],n1\n"
+
+
+def test_later_jobs_of_a_chain_keep_away_from_a_bad_node(
+    scontrol: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = scontrol(nodes="n3")
+    squeue = tmp_path / "bin" / "squeue"
+    lines = ("7|7|RUNNING", "chain"), ("8|8|PENDING", "chain"), ("9|9|PENDING", "other"), ("10|10|PENDING", "chain")
+    rows = "\n".join(f"{job}|0:00|1:00|N/A|N/A||{name}|Dependency" for job, name in lines)
+    squeue.write_text(f"#!/bin/sh\ncat <<E\n{rows}\nE\n")
+    squeue.chmod(0o755)
+    monkeypatch.setenv("SLURM_JOB_NAME", "chain")
+    here = begun(tmp_path, "--again=chain")
+    failed = triage.Finding(kind="node-failure", advice="", retry=True, elsewhere=True, lines=(), nodes=("n1",))
+    assert here.again(failed) == RESUME_ME
+    assert done.read_text() == "update JobId=8 ExcNodeList=n3,n1\nupdate JobId=10 ExcNodeList=n3,n1\n"
 
 
 def test_a_job_that_is_not_to_go_on_does_not_ask_for_it(scontrol: Callable[..., Path], tmp_path: Path) -> None:
