@@ -23,10 +23,10 @@ from pathlib import Path
 from typing import Any
 
 from memdist import rundir, triage
-from memdist.cluster import book, decide, ranks, stage
+from memdist.cluster import book, decide, queue, ranks, stage
 from memdist.cluster.slurm import Here
 from memdist.cluster.task import Task, task
-from memdist.errors import MemdistError, printable
+from memdist.errors import ClusterError, MemdistError, printable
 from memdist.launch.ends import RESUME_ME
 from memdist.launch.forward import Forward
 
@@ -102,8 +102,12 @@ class Leg:
         )
 
     def earlier(self) -> list[book.Attempt]:
-        """Attempts before this one; of those that were killed, how they ended is found out and written down."""
+        """Attempts before this one; of those that were killed, how they ended is found out and written down.
+
+        Raises ClusterError where another job is still at work on one of them.
+        """
         found = book.attempts(self.file)
+        self.alone([attempt.job for attempt in found if attempt.kind is None and attempt.job != self.here.id])
         for at, attempt in enumerate(found):
             if attempt.kind is None:
                 finding = self.judge(None, attempt)
@@ -115,6 +119,16 @@ class Leg:
         if not self.submitted and self.options.again == "chain" and (when := self.here.submitted()) is not None:
             self.submitted = [when]  # by hand
         return decide.answerable(found, self.here.id, self.submitted, self.options.again == "requeue")
+
+    def alone(self, others: Sequence[str]) -> None:
+        """Raise ClusterError where one of these jobs runs, as far as Slurm tells."""
+        if others and not self.here.local:
+            names = {one.id: one.name for one in book.submitted(self.options.place)}
+            job = queue.ask().find(others, names=names)
+            if job is not None and job.runs:
+                raise ClusterError(
+                    f"job {job.id} is still at work on {self.task.home}: cancel one of the two, or submit again when it has ended"
+                )
 
     def wait(self, child: subprocess.Popen[bytes], forward: Forward) -> int:
         """Wait for the command, handing signals on and minding the end of the job's time."""

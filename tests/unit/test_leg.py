@@ -17,6 +17,7 @@ from memdist.cluster.book import Attempt, Submitted
 from memdist.cluster.leg import Leg
 from memdist.cluster.slurm import Here
 from memdist.cluster.task import Task, task
+from memdist.errors import ClusterError
 from memdist.launch.ends import RESUME_ME
 from memdist.launch.forward import Forward
 
@@ -42,6 +43,14 @@ def scontrol(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., P
 
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
     return make
+
+
+def squeue(tmp: Path, *lines: tuple[str, str]) -> None:
+    """Put one that shows jobs beside scontrol: how each stands, and its name."""
+    rows = "\n".join(f"{job}|0:00|1:00|N/A|N/A||{name}|None" for job, name in lines)
+    program = tmp / "bin" / "squeue"
+    program.write_text(f"#!/bin/sh\ncat <<E\n{rows}\nE\n")
+    program.chmod(0o755)
 
 
 def begun(place: Path, *more: str, job: str = "7", words: tuple[str, ...] = ()) -> Leg:
@@ -75,16 +84,29 @@ def test_later_jobs_of_a_chain_keep_away_from_a_bad_node(
     scontrol: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done = scontrol(nodes="n3")
-    squeue = tmp_path / "bin" / "squeue"
     lines = ("7|7|RUNNING", "chain"), ("8|8|PENDING", "chain"), ("9|9|PENDING", "other"), ("10|10|PENDING", "chain")
-    rows = "\n".join(f"{job}|0:00|1:00|N/A|N/A||{name}|Dependency" for job, name in lines)
-    squeue.write_text(f"#!/bin/sh\ncat <<E\n{rows}\nE\n")
-    squeue.chmod(0o755)
+    squeue(tmp_path, *lines)
     monkeypatch.setenv("SLURM_JOB_NAME", "chain")
     here = begun(tmp_path, "--again=chain")
     failed = triage.Finding(kind="node-failure", advice="", retry=True, elsewhere=True, lines=(), nodes=("n1",))
     assert here.again(failed) == RESUME_ME
     assert done.read_text() == "update JobId=8 ExcNodeList=n3,n1\nupdate JobId=10 ExcNodeList=n3,n1\n"
+
+
+def test_what_another_job_is_at_work_on_is_left_to_it(scontrol: Callable[..., Path], tmp_path: Path) -> None:
+    scontrol()
+    book.note(tmp_path, Submitted(id="5", kind="train", cluster="c", name="n"))
+    book.began(book.attempts_file(tmp_path), Attempt(job="5", restart=0, nodes="", began=time.time(), since=0))
+    squeue(tmp_path, ("5|5|RUNNING", "n"))
+    with Forward() as forward, pytest.raises(ClusterError, match=f"job 5 is still at work on {tmp_path}: cancel one"):
+        begun(tmp_path).run(forward)
+    assert [attempt.kind for attempt in book.attempts(book.attempts_file(tmp_path))] == [None]
+    # It waits to be started again, or its number is of something else.
+    for state, name in (("PENDING", "n"), ("RUNNING", "other")):
+        squeue(tmp_path, (f"5|5|{state}", name))
+        begun(tmp_path).alone(["5"])
+    begun(tmp_path).earlier()
+    assert book.attempts(book.attempts_file(tmp_path))[0].ended is not None
 
 
 def test_a_job_that_is_not_to_go_on_does_not_ask_for_it(scontrol: Callable[..., Path], tmp_path: Path) -> None:
