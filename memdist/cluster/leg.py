@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from memdist import rundir, triage
-from memdist.cluster import book, decide, queue, ranks, stage
+from memdist.cluster import book, decide, ranks, stage
 from memdist.cluster.slurm import Here
 from memdist.cluster.task import Task, task
 from memdist.errors import ClusterError, MemdistError, printable
@@ -78,13 +78,15 @@ class Leg:
         begun = self.attempt()
         book.began(self.file, begun)
         try:
-            environment = stage.prepare(self.options, self.here, self.task.words)
-            child = ranks.start(self.options, self.here, self.task, environment)
+            environment = stage.prepare(self.options, self.here, self.task.words, lambda: bool(forward.got))
+            child = None if forward.got else ranks.start(self.options, self.here, self.task, environment)
         except MemdistError as error:
             done = replace(begun, ended=time.time(), code=2, reached=begun.since, kind="wrong-input", why=str(error))
             book.ended(self.file, done)
             raise
-        code = self.wait(child, forward)
+        if child is None:  # it was told to leave before there was anything to tell
+            self.told = signal.Signals(forward.got[-1]).name
+        code = RESUME_ME if child is None else self.wait(child, forward)
         if self.told is None and code != RESUME_ME:  # else the time that is left is for the queue
             stage.keep(self.options, environment)
         return self.end(begun, before, code)
@@ -107,7 +109,11 @@ class Leg:
         Raises ClusterError where another job is still at work on one of them.
         """
         found = book.attempts(self.file)
-        self.alone([attempt.job for attempt in found if attempt.kind is None and attempt.job != self.here.id])
+        names = {one.id: one.name for one in book.submitted(self.options.place)}
+        if other := self.here.beside((attempt.job for attempt in found if attempt.kind is None), names):
+            raise ClusterError(
+                f"job {other} is still at work on {self.task.home}: cancel one of the two, or submit again when it has ended"
+            )
         for at, attempt in enumerate(found):
             if attempt.kind is None:
                 finding = self.judge(None, attempt)
@@ -119,16 +125,6 @@ class Leg:
         if not self.submitted and self.options.again == "chain" and (when := self.here.submitted()) is not None:
             self.submitted = [when]  # by hand
         return decide.answerable(found, self.here.id, self.submitted, self.options.again == "requeue")
-
-    def alone(self, others: Sequence[str]) -> None:
-        """Raise ClusterError where one of these jobs runs, as far as Slurm tells."""
-        if others and not self.here.local:
-            names = {one.id: one.name for one in book.submitted(self.options.place)}
-            job = queue.ask().find(others, names=names)
-            if job is not None and job.runs:
-                raise ClusterError(
-                    f"job {job.id} is still at work on {self.task.home}: cancel one of the two, or submit again when it has ended"
-                )
 
     def wait(self, child: subprocess.Popen[bytes], forward: Forward) -> int:
         """Wait for the command, handing signals on and minding the end of the job's time."""

@@ -8,7 +8,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from memdist.cluster import queue, times
@@ -88,6 +88,12 @@ class Here:
         used, limit = (re.search(rf"\b{name}=(\S+)", said) for name in ("RunTime", "TimeLimit"))
         most = times.limit(limit[1]) if limit else None
         return most is None or used is None or (times.limit(used[1]) or 0) < most
+
+    def beside(self, jobs: Iterable[str], names: Mapping[str, str]) -> str | None:
+        """Another one of these jobs that runs, as far as Slurm tells; `names` of those that are known."""
+        others = [job for job in jobs if job != self.id]
+        found = queue.ask().find(others, names=names) if others and not self.local else None
+        return found.id if found is not None and found.runs else None
 
     def requeue(self, without: str | None) -> str | None:
         """Put this job into the queue again, without a node if need be; None, or why that cannot be.

@@ -104,7 +104,7 @@ def test_what_another_job_is_at_work_on_is_left_to_it(scontrol: Callable[..., Pa
     # It waits to be started again, or its number is of something else.
     for state, name in (("PENDING", "n"), ("RUNNING", "other")):
         squeue(tmp_path, (f"5|5|{state}", name))
-        begun(tmp_path).alone(["5"])
+        assert begun(tmp_path).here.beside(["5", "7"], {"5": "n"}) is None
     begun(tmp_path).earlier()
     assert book.attempts(book.attempts_file(tmp_path))[0].ended is not None
 
@@ -184,6 +184,24 @@ def test_a_deadline_leaves_time_for_the_queue(tmp_path: Path) -> None:
     assert here.deadline(None) is None
     assert here.deadline(now + 120) == pytest.approx(now + 110, abs=5)
     assert (here.deadline(now - 60) or 0) > now + 30  # some sites allow more than they say
+
+
+def test_bringing_pictures_to_nodes_ends_when_the_job_is_told_to_leave(
+    scontrol: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = scontrol()
+    srun = tmp_path / "bin" / "srun"
+    srun.write_text(f"#!/bin/sh\necho \"$*\" >>'{tmp_path}/srun'\nkill -USR2 {os.getpid()}\nexec sleep 60\n")
+    srun.chmod(0o755)
+    monkeypatch.setenv("MEMDIST_CACHE", str(tmp_path / "caches"))
+    options = begun(tmp_path, f"--scratch={tmp_path}/fast").options
+    here = Here.of({"SLURM_JOB_ID": "7", "SLURM_JOB_NUM_NODES": "2"})
+    with Forward() as forward:
+        assert Leg(options, here, Task(tuple(options.words), tmp_path)).run(forward) == RESUME_ME
+    (called,) = (tmp_path / "srun").read_text().splitlines()
+    assert "data cache my.yaml" in called
+    (last,) = book.attempts(book.attempts_file(tmp_path))
+    assert (last.kind, last.why, done.read_text()) == ("stopped", "by SIGUSR2", "requeue 7\n")
 
 
 def test_a_scoring_whose_ranks_were_lost_has_not_finished(tmp_path: Path) -> None:
