@@ -67,6 +67,11 @@ class Site:
         self.gpus = self._gpus()
         self.ranks = asked.ranks or max(1, self.gpus)
         self._limits()
+        if not self.local and (names := submit.overruled(self.cluster)):
+            self.notes.append(
+                f"left aside, as the job says it: {', '.join(names)} of the environment (what a cluster needs belongs in its "
+                "file)"
+            )
 
     def _gpus(self) -> int:
         asked = self.asked.gpus

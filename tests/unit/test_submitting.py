@@ -217,6 +217,20 @@ def test_a_verification_keeps_to_the_limit_of_its_own_partition(
     assert "the job that verifies has 30m, the limit of partition short\n" in capfd.readouterr().out
 
 
+def test_the_environment_does_not_overrule_a_job(
+    place: Login, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with open(place.tmp / "config" / "memdist" / "clusters" / "site.yaml", "a") as file:
+        file.write("qos: high\noptions: [--core-spec=2]\n")
+    for name in ("TIMELIMIT", "OUTPUT", "WAIT", "QOS", "CORE_SPEC", "ACCOUNT", "RESERVATION", "EXPORT"):
+        monkeypatch.setenv(f"SBATCH_{name}", "1")
+    place.slurm.program("sbatch", f'env | grep "^SBATCH_" | sort >"{place.tmp}/seen"; echo "Submitted batch job 5"')
+    assert place.memdist(*train(place)) == 0
+    assert (place.tmp / "seen").read_text().split() == ["SBATCH_ACCOUNT=1", "SBATCH_EXPORT=1", "SBATCH_RESERVATION=1"]
+    names = "SBATCH_CORE_SPEC, SBATCH_OUTPUT, SBATCH_QOS, SBATCH_TIMELIMIT, SBATCH_WAIT"
+    assert f"left aside, as the job says it: {names} of the environment" in capfd.readouterr().out
+
+
 def test_no_name_rules_the_terminal(place: Login, capfd: pytest.CaptureFixture[str]) -> None:
     assert place.memdist(*train(place, out="a\n\x1b[2Jb")) == 0
     out = capfd.readouterr().out
