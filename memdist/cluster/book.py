@@ -49,12 +49,18 @@ class Submitted:
     """What is added to an element's index for its number."""
     total: int = 0
     """Of an array: shares or runs in all."""
+    pictures: int = 0
+    """Of shares: pictures in all; 0: not known."""
     legs: int = 1
     """Jobs of a chain, of which this is one."""
     key: str = ""
     """Of an array: what its numbers mean; of a scoring: its words (`memdist.cluster.make`)."""
     at: float = 0.0
     """When, in seconds since 1970."""
+
+    def share(self, number: int) -> int | None:
+        """Pictures of share `number`."""
+        return len(range(number, self.pictures + 1, self.total)) if self.pictures and self.total else None
 
     def element(self, number: int) -> str:
         """Slurm's name of the element that does share or run `number`."""

@@ -35,6 +35,8 @@ class Made:
     """For a dry run: how many jobs it may take, one after the other."""
     key: str = ""
     """What the numbers of an array mean, or a scoring does: the same for the same shares, runs or words."""
+    pictures: int = 0
+    """That an array shares out."""
     before: int = 0
     """Jobs that were written down of the place when these were made."""
 
@@ -140,7 +142,7 @@ def predict(
         )
     common = ("predict", os.path.abspath(run), *map(str, paths), *words, "--out", str(place))
     key = book.digest(json.dumps([common, shards, [str(picture.path) for picture in pictures]]))
-    made = Made(key=key, before=before)
+    made = Made(key=key, pictures=len(pictures), before=before)
     layout = maps.Layout.of(len(pictures), samples)
     done = set() if shares.found_wrong(place) else set(shares.done(place, pictures, shards, layout, made.key))
     live = underway.elements(place, lambda job: job.kind == "predict" and job.key == made.key)
@@ -193,6 +195,7 @@ def _record(site: Site, made: Made, job: Job, number: str) -> None:
         numbers=job.numbers,
         offset=job.offset,
         total=job.total,
+        pictures=made.pictures,
         legs=site.asked.legs,
         key=made.key,
     )

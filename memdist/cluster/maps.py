@@ -48,17 +48,19 @@ def rows(path: str, slurm: Slurm, *, name: str) -> list[Row]:
     made = _manifests(f"{path}/{MANIFEST}")
     elements: dict[str, str] = {}
     names: dict[str, str] = {}
+    sizes: dict[str, int | None] = {}
     for one in book.submitted(place):
         if one.kind in ("predict", "verify"):
             names[one.id] = one.name
             words = {f"{number}-of-{one.total}": number for number in one.numbers} or {one.kind: 0}
+            sizes |= {share: one.share(number) for share, number in words.items() if number}
             elements |= {share: one.element(number) for share, number in words.items()}
     attempted = _attempted(book.folder(place) / book.ATTEMPTS)
     if made.keys() == {_WHOLE} and SINGLE in elements.keys() | attempted:
         made = {SINGLE: made[_WHOLE]}
     found = [
-        _row(Row(name=_shown(share), group=name, place=path, state="ended", maps=share != PROOF), share, share in attempted,
-             made.get(share), elements.get(share, ""), names, slurm)
+        _row(Row(name=_shown(share), group=name, place=path, state="ended", maps=share != PROOF, steps=sizes.get(share)),
+             share, share in attempted, made.get(share), elements.get(share, ""), names, slurm)
         for share in sorted({*made, *elements, *attempted}, key=_order)
     ]  # fmt: skip
     found = found or [Row(name=name, group="", place=path, state="ended", maps=True, step=0)]
