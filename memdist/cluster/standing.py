@@ -71,6 +71,8 @@ class Row:
     state: State
     maps: bool = False
     """Whether steps are maps."""
+    scoring: bool = False
+    """Whether it is a scoring of a run."""
     epoch: float | None = None
     step: int | None = None
     steps: int | None = None

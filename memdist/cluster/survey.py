@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from memdist import rundir
-from memdist.cluster import book, maps, runs, standing
+from memdist.cluster import book, maps, runs, scorings, standing
 from memdist.cluster.farm import Farm
 from memdist.cluster.queue import Job
 from memdist.cluster.standing import Row, Slurm
@@ -119,6 +119,8 @@ class _Walk:
         if begun:
             name, group = self._named(within, farm)
             self.rows.append(runs.read(path, names, self._slurm, name=name, group=group, farm=farm))
+            if rundir.JOBS in names:
+                self.rows += scorings.rows(self.rows[-1], self._slurm)
         return farm
 
     def _named(self, within: str, farm: Farm | None) -> tuple[str, str]:
