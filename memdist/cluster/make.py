@@ -120,7 +120,8 @@ def evaluate(site: Site, run: Path, words: Sequence[str], wanted: scoring.Wanted
     key = book.digest(json.dumps(words))
     if queued := underway.jobs(place, "evaluate", key=key):
         return Made(skipped=[f"{printable(place)} is queued already to be scored so, as job {', '.join(queued)}"])
-    if scoring.done(place, key, wanted):
+    # What is trained until then may be better than what was scored.
+    if not site.predecessors() and scoring.done(place, key, wanted):
         return Made(skipped=[f"{printable(place)} is scored so already: there is nothing to submit"])
     return Made(site.split(_job(site, "evaluate", place, words)), key=key, before=before)
 

@@ -342,7 +342,9 @@ def test_a_scoring_is_told_from_others(
     rundir.write_json(place.run / rundir.SCORES, {"test": record})
     assert place.memdist(*score) == 0
     assert capfd.readouterr().out == f"{place.run} is scored so already: there is nothing to submit\n"
-    for other in ("--grid", "--split=val", "device=cpu"):
+    book.note(place.run, book.Submitted(id="103", kind="train", cluster="site", name="memdist"))
+    place.slurm.queued("103")
+    for other in ("--grid", "--split=val", "device=cpu", f"--after={place.run}"):
         assert place.memdist(*score, other, "--dry-run") == 0
         assert "nothing was submitted" in capfd.readouterr().out
 
