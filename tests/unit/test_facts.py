@@ -117,7 +117,7 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> fake_slurm.Slurm:
 
 def test_what_is_asked(slurm: fake_slurm.Slurm) -> None:
     found = facts.ask()
-    assert [one.name for one in found.partitions] == ["gpu", "cpu"] and found.max_array == 1001
+    assert [one.name for one in found.partitions] == ["gpu", "cpu", "short"] and found.max_array == 1001
     assert slurm.calls("sinfo") == ["-h -a -o %R|%l|%D|%G|%c|%m|%P"] and slurm.calls("scontrol") == ["show config"]
 
 
