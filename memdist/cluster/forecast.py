@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from memdist import rundir
-from memdist import times
+from memdist import rundir, times
 from memdist.errors import MemdistError
 
 

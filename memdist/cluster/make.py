@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from memdist import config, rundir, times
+from memdist import config, rundir
 from memdist import models as registry
 from memdist.cluster import book, farm, forecast, here, request, scoring, shares, sweep, text, underway
 from memdist.cluster.request import Site

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from memdist import rundir, times
+from memdist import times
 from memdist.cluster import book, facts, local, profile, submit, text, underway
 from memdist.cluster.profile import LOCAL, Cluster
 from memdist.cluster.text import Job
