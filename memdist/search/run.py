@@ -17,7 +17,7 @@ from memdist.launch import gpus as gpus_
 from memdist.launch import local
 from memdist.launch import place as place_
 from memdist.launch.ends import RESUME_ME
-from memdist.search import allocation, cells, folder, found, on_ray, settings
+from memdist.search import allocation, cells, folder, found, on_ray, settings, summary
 from memdist.search import confirm as confirming
 from memdist.search.board import Board, standing
 from memdist.search.cells import Space
@@ -110,7 +110,12 @@ def search(asked: Asked, address: str | None) -> int:
         about = asked.about(keys.split(asked.run))
         elsewhere = trained(asked.search.reuse)
         with _driven(asked, about, keys, elsewhere, address) as driver:
-            output.show("\n".join(standing(driver, time.time())))
+            if driver.done:
+                mode, metric, epochs = asked.method.mode, asked.search.metric, asked.method.epochs
+                place = Path(os.path.relpath(driver.place))
+                output.show(summary.write(place, asked.space, driver.rows(), mode=mode, metric=metric, epochs=epochs))
+            else:
+                output.show("\n".join(standing(driver, time.time())))
             return _end(driver)
 
     return _somewhere(asked.place, address, drive)
