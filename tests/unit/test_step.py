@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from memdist.cluster import book, leg, slurm
-from memdist.cluster.leg import Leg
+from memdist.cluster import book, leg, ranks, slurm
 from memdist.cluster.task import Task
 from memdist.errors import ClusterError
 
@@ -42,7 +41,7 @@ def start(tmp_path: Path, nodes: int, *more: str) -> list[str]:
     place = tmp_path / "100% run"
     given: argparse.Namespace = leg.options([f"--place={place}", *more, "--", "train", "my.yaml", "--out", str(place)])
     here = slurm.Here.of({"SLURM_JOB_ID": "7", "SLURM_JOB_NUM_NODES": str(nodes)})
-    child = Leg(given, here, Task(tuple(given.words), place)).start(dict(os.environ))
+    child = ranks.start(given, here, Task(tuple(given.words), place), dict(os.environ))
     child.wait(60)
     log = book.rank_log(place, "7", 0, 0)
     text = (tmp_path / "words").read_text() if (tmp_path / "words").exists() else log.read_text()
