@@ -56,7 +56,7 @@ def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
     (folder / "memdist").write_text("#!/bin/sh\nprintf '%s\\0' \"$@\"\n")
     (folder / "memdist").chmod(0o755)
-    monkeypatch.setattr(leg, "memdist", lambda words: [str(folder / "memdist"), *words])
+    monkeypatch.setattr(ranks, "memdist", lambda words: [str(folder / "memdist"), *words])
     return folder
 
 
@@ -74,7 +74,7 @@ def test_ranks_of_several_nodes_are_started_by_srun(programs: Path, tmp_path: Pa
 def test_without_srun_one_node_starts_its_own_ranks(
     programs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("memdist.cluster.leg.shutil.which", lambda name: None)
+    monkeypatch.setattr("memdist.cluster.ranks.shutil.which", lambda name: None)
     assert start(tmp_path, 1, "--ranks=4")[-2:] == ["--gpus", "4"]
     assert start(tmp_path, 1)[:2] == ["train", "my.yaml"]
     with pytest.raises(ClusterError, match="this job has 2 nodes, and no srun to start ranks there"):
