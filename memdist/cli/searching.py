@@ -7,7 +7,9 @@ from typing import Annotated
 
 import typer
 
+from memdist import output
 from memdist.cli import arguments
+from memdist.errors import ConfigError
 
 search = typer.Typer(help="Search a space of configurations.", **arguments.PLAIN)
 
@@ -48,3 +50,27 @@ def search_run(
     from memdist.search import run
 
     raise typer.Exit(run.search(run.ask(space, overrides or [], out), ray))
+
+
+def planned(name: str, overrides: list[str], *, gpus: int, gpu: str, gpus_per_node: int, emit: str | None) -> bool:
+    """Whether `memdist plan` is asked for a space, and that is shown."""
+    from memdist import config
+
+    found = config.space(name)
+    if found is None:
+        return False
+    if emit is not None or gpus_per_node != 8:
+        flag = "--gpus-per-node" if emit is None else "--emit"
+        raise ConfigError(f"{flag} is for one configuration, and {name} is a space of them: leave it out")
+    from memdist.search import costtable
+
+    output.show(costtable.plan(found, overrides, gpus=gpus, gpu=gpu))
+    return True
+
+
+def point(name: str) -> None:
+    """Say that a configuration's name is a space's as well, where it is."""
+    from memdist import config
+
+    if not Path(name).is_file() and name in config.spaces():
+        output.show(f"This is the configuration {name}; `memdist plan search/{name}` plans the space of that name.")
