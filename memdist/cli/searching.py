@@ -26,6 +26,18 @@ Settings = Annotated[
 ]
 
 
+Folder = Annotated[Path, typer.Argument(metavar="SEARCH", help="A search folder that `memdist search run` made.")]
+Ray = Annotated[
+    str | None,
+    typer.Option(
+        "--ray",
+        metavar="ADDRESS",
+        help="A Ray cluster that is already there; default: this machine.",
+        show_default=False,
+    ),
+]
+
+
 @search.command("run")
 def search_run(
     space: Space,
@@ -36,20 +48,51 @@ def search_run(
             metavar="SEARCH", help="Search folder; an existing one goes on. Default: searches/SPACE/<method>-<hash>."
         ),
     ] = None,
-    ray: Annotated[
+    ray: Ray = None,
+    budget: Annotated[
         str | None,
         typer.Option(
-            "--ray",
-            metavar="ADDRESS",
-            help="A Ray cluster that is already there; default: this machine.",
+            metavar="TIME",
+            help="Pick what fits into 8h, 2d12h ...: the whole grid, or settings of ASHA, by timing a few cells.",
             show_default=False,
         ),
     ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be trained and what room it needs, and touch nothing.")
+    ] = False,
 ) -> None:
     """Search a space, or go on with a search. Exit code 75: stopped; the same command resumes."""
     from memdist.search import run
 
-    raise typer.Exit(run.search(run.ask(space, overrides or [], out), ray))
+    asked = run.ask(space, overrides or [], out, budget)
+    if dry_run:
+        from memdist.search import disk
+
+        output.show("\n".join(disk.dry(asked, ray)))
+        return
+    raise typer.Exit(run.search(asked, ray))
+
+
+@search.command("best")
+def search_best(folder: Folder) -> None:
+    """Print the configuration of the best trial, which `memdist train` takes."""
+    from memdist.search import found
+
+    output.show(found.best(folder).removesuffix("\n"))
+
+
+@search.command("confirm")
+def search_confirm(
+    folder: Folder,
+    overrides: Settings = None,
+    top: Annotated[int, typer.Option(metavar="K", min=1, max=1000, help="Best trials to train again.")] = 5,
+    seeds: Annotated[int, typer.Option(metavar="N", min=1, max=1000, help="Other seeds of each.")] = 5,
+    ray: Ray = None,
+) -> None:
+    """Train the best trials again from other seeds: ranked by their mean on val, reported on test with its spread."""
+    from memdist.search import run
+
+    raise typer.Exit(run.confirm(folder, top, seeds, overrides or [], ray))
 
 
 def planned(name: str, overrides: list[str], *, gpus: int, gpu: str, gpus_per_node: int, emit: str | None) -> bool:

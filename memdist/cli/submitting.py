@@ -215,16 +215,22 @@ def submit_evaluate(
 
     site = _site(where, dry_run, time=time, nodes=nodes, gpus=gpus, ranks=ranks, after=after)
     given = [*(overrides or []), *arguments.sampling(sampler, steps, samples)]
+    settings = None
     if (run / rundir.CONFIG).is_file() or not after:
-        from memdist.train import evaluate as scoring
+        from memdist.train import evaluate as evaluating
 
-        scoring.settings_for_reading(run, given)
+        settings = evaluating.settings_for_reading(run, given)
+        site.sees_data(settings, scored=True)
     flags = {"--no-ema": no_ema, "--grid": grid, "--study": study}
     words = [*given, f"--checkpoint={checkpoint}", *([f"--split={split.value}"] if split else [])]
     words += [flag for flag, on in flags.items() if on]
-    from memdist.cluster import make
+    from memdist.cluster import make, scoring
 
-    _end(site, make.evaluate(site, run, words), dry_run)
+    splits = ("train", "val", "test") if split is Split.all else (split.value if split else Split.test.value,)
+    # Sheets and studies leave no word of what they were made with.
+    told = not (grid or study)
+    wanted = scoring.Wanted(run=settings, splits=splits, choice=checkpoint, ema=not no_ema) if told else None
+    _end(site, make.evaluate(site, run, words, wanted), dry_run)
 
 
 @cluster.command("init")

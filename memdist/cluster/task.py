@@ -7,7 +7,10 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from memdist import rundir
+from memdist.cluster import book
 from memdist.cluster.slurm import Here
 from memdist.errors import MemdistError
 from memdist.launch.local import newest
@@ -43,6 +46,16 @@ class Task:
             return sum(file.read_bytes().count(b"\n") for file in files)
         return 0
 
+    def scores(self) -> dict[str, Any]:
+        """What the run's folder has of each split that is scored here, with the seconds that it took; else nothing."""
+        if self.words[0] != "evaluate" or "--study" in self.words:
+            return {}
+        at = self.words.index("--split") if "--split" in self.words else None
+        split = next((word.partition("=")[2] for word in self.words if word.startswith("--split=")), "test")
+        split = split if at is None else self.words[at + 1]
+        found = rundir.read_json(self.home / rundir.SCORES)
+        return {name: found.get(name) for name in (("train", "val", "test") if split == "all" else (split,))}
+
 
 def task(options: argparse.Namespace, here: Here) -> Task:
     """What this job, or this element of an array, is to do."""
@@ -62,4 +75,7 @@ def task(options: argparse.Namespace, here: Here) -> Task:
 
 
 def _verb(words: Sequence[str]) -> str:
+    if words[0] == "evaluate":
+        # Several splits may be scored at a time: none answers for another.
+        return f"evaluate-{book.digest(json.dumps(words))}"
     return "verify" if "--verify" in words else words[0]

@@ -34,7 +34,7 @@ class Pick(NamedTuple):
 
 
 def settle(
-    space: Space, search: Search, run: Any, every: int, place: Path, seconds: int, slots: int
+    space: Space, search: Search, run: Any, every: int, place: Path, seconds: int, slots: int, time: cost.Timer | None
 ) -> tuple[Search, dict[str, Any]]:
     """The settings of a search with what its folder, or else a few timed steps, picks; and what to write down.
 
@@ -44,7 +44,7 @@ def settle(
     if PICKED not in noted:
         say = output.console(needed=False).print
         say(f"timing a few steps of at most {cost.spread.TIMED} cells", soft_wrap=True)
-        found = pick(cost.of(space, search, run), search, every, seconds, slots)
+        found = pick(cost.of(space, search, run, time=time), search, every, seconds, slots)
         say(found.why, soft_wrap=True)
         noted = {BUDGET: seconds, PICKED: found.settings}
     return search.model_copy(update=dict(noted[PICKED])), {BUDGET: seconds, PICKED: noted[PICKED]}

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from memdist import times
+from memdist import config, times
 from memdist.search import cells, measure, spread
 from memdist.search.cells import Space
 from memdist.search.measure import Pairs
@@ -100,16 +100,26 @@ def shown(seconds: float) -> str:
     return f"{hours:.3g}" if hours < 1000 else f"{hours:,.0f}"
 
 
-def of(space: Space, search: Search, run: Any, gpu: str = "here", found: Spread | None = None) -> Cost:
+Timer = Callable[[dict[str, Any], Pairs, int, str], float]
+"""Who times an epoch: settings of a run, its pairs, threads and the kind of GPU."""
+
+
+def epoch(settings: dict[str, Any], there: Pairs, threads: int, gpu: str) -> float:
+    """Seconds of an epoch of a run, whose settings may have come from another process."""
+    from memdist import models
+
+    return measure.epoch(models.resolve(settings), Pairs(*there), threads, gpu)
+
+
+def of(space: Space, search: Search, run: Any, gpu: str = "here", time: Timer | None = None) -> Cost:
     """The cost of a space by a few timed steps of a few of its cells; raises ConfigError, DataError and SearchError."""
     there = measure.pairs(run)
-    threads = max(1, int(search.cpus))
-    if found is None:
-        found = spread.spread(
-            space,
-            lambda cell: measure.look(cells.resolve(space, cell)),
-            lambda cell: measure.epoch(cells.resolve(space, cell), there, threads, gpu),
-        )
+    threads, by = max(1, int(search.cpus)), time or epoch
+    found = spread.spread(
+        space,
+        lambda cell: measure.look(cells.resolve(space, cell)),
+        lambda cell: by(config.plain(cells.resolve(space, cell)), there, threads, gpu),
+    )
     many = None if space.drawn else cells.count(space)
     return Cost(many, run.epochs, found.mean, found.longest, found.timed, there)
 
