@@ -17,7 +17,7 @@ from memdist.launch import gpus as gpus_
 from memdist.launch import local
 from memdist.launch import place as place_
 from memdist.launch.ends import RESUME_ME
-from memdist.search import allocation, cells, cost, folder, found, on_ray, settings
+from memdist.search import allocation, cells, cost, folder, found, on_ray, packing, settings
 from memdist.search import budget as budgets
 from memdist.search import confirm as confirming
 from memdist.search.board import Board, standing
@@ -216,13 +216,20 @@ def _driven(
         with locks.hold(place, give_up=lambda: 0):
             if not begun:
                 folder.begin(place, about)
+            most = None
+            if packing.asked(asked.search):
+                pack = packing.settled(place, asked.space, asked.search, asked.run, need, away=address is not None)
+                how = asked.search.model_copy(update={"pack": pack})
+                need = _need(how, on_ray.resources(), asked.run.device)
+                most = None if need["GPU"] else pack
             with contextlib.closing(
                 Driver(place, asked.space, asked.search, asked.method, keys, elsewhere, score)
             ) as driver:
                 output.console(needed=False).print(_opening(asked, place, need, begun), soft_wrap=True)
                 driver.note("running")
                 with Board(driver, time.time()) as board:
-                    on_ray.search(driver, need, place / folder.WORKERS, board.look, ranks=max(1, int(need["GPU"])))
+                    ranks = max(1, int(need["GPU"]))
+                    on_ray.search(driver, need, place / folder.WORKERS, board.look, ranks=ranks, most=most)
                 driver.end()
                 yield driver
 
