@@ -128,6 +128,20 @@ def bench_sample(
     sample.main(run, split=split.value, images=images, overrides=overrides or [])
 
 
+@bench.command("search")
+def bench_search(
+    space: Annotated[
+        str, typer.Argument(metavar="SPACE", help="A YAML file, or the name of a shipped space (quick, unet, pix2pix).")
+    ] = "quick",
+    overrides: Overrides = None,
+    trials: Annotated[int, typer.Option(min=1, help="Trials that are measured.")] = 8,
+) -> None:
+    """Measure what a search adds to its trainings: each cell is trained bare, in this process, and as a trial, in turn."""
+    from memdist.bench import search
+
+    search.main(space, overrides or [], trials=trials)
+
+
 @bench.callback()
 def _bench() -> None:
     """Measure speed."""

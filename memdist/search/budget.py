@@ -65,7 +65,7 @@ def pick(found: Cost, search: Search, every: int, seconds: float, slots: int) ->
     if found.seconds(Work(1, found.epochs, 1), slots) > room:
         raise SearchError(
             f"--budget {cost.length(seconds)} is too short: one training of {found.epochs} epochs takes about "
-            f"{cost.length(found.epochs * found.longest + cost.TRIAL)}; give more time, or fewer epochs"
+            f"{cost.length(found.seconds(Work(1, found.epochs, 1), 1))}; give more time, or fewer epochs"
         )
     if named == "descent":
         raise SearchError(

@@ -17,6 +17,8 @@ from memdist.search.spread import Spread
 
 TRIAL = 1.5
 """Seconds of a trial beside its epochs: it is begun, opened, closed and taken in (measured on 2 CPU cores)."""
+START = 20.0
+"""Seconds until the first trial trains, once: Ray and its workers start (as measured there)."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ class Cost:
     def seconds(self, work: Work, slots: int) -> float:
         """Of a search by so many trials at once: never less than one whole training."""
         spent = work.epochs * self.mean + work.stretches * TRIAL
-        return max(spent / max(1, min(slots, work.trials)), self.epochs * self.longest + TRIAL)
+        return START + max(spent / max(1, min(slots, work.trials)), self.epochs * self.longest + TRIAL)
 
 
 def asha_work(trials: int, steps: Sequence[int], eta: int) -> Work:
@@ -140,7 +142,7 @@ def assumed(cost: Cost) -> list[str]:
             "data.maps=DIR for yours."
         )
     lines.append(
-        f"Assumed: a prediction takes a third of a training step; {TRIAL:g} s a trial beside its epochs; trials that share a "
+        f"Assumed: a prediction takes a third of a training step; {TRIAL:g} s a trial beside its epochs, {START:g} s once; trials that share a "
         "device do not slow one another; what changes neither networks, batch nor precision is as fast; nothing stops early."
     )
     return lines

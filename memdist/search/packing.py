@@ -113,7 +113,7 @@ def why(trials: int, speeds: Mapping[int, float], cpus: int, fits: int) -> str:
     told = ", ".join(f"{count}: {steps:.3g}" for count, steps in speeds.items())
     last = max(speeds)
     if last > trials:
-        reason = f"{last} would be {100 * (speeds[last] / speeds[trials] - 1):+.0f} % faster, which does not pay"
+        reason = f"{last} make it {100 * (speeds[last] / speeds[trials] - 1):+.0f} %, which does not pay"
     elif trials == min(cpus, fits, MOST):
         reason = "memory has room for no more" if fits <= cpus else "there are no CPUs for more"
     else:

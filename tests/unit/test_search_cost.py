@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 
 from memdist import cli, config
+from memdist.bench import search as overhead
+from memdist.bench.search import Turn
 from memdist.errors import ConfigError, SearchError
 from memdist.search import budget, cells, cost, disk, measure, run, spread
 from memdist.search.cells import Cell, Space
@@ -344,3 +346,11 @@ def test_a_plan_that_cannot_be(words: list[str], says: str, capsys: pytest.Captu
     assert end.value.code == 2
     (sentence,) = capsys.readouterr().err.splitlines()
     assert says in sentence
+
+
+def test_a_searchs_overhead_in_words() -> None:
+    turns = [Turn(10.0, 10.5), Turn(10.0, 10.6), Turn(20.0, 20.1)]
+    lines = overhead.said(turns, 9.0, 16, 2)
+    assert "a search adds +0.50 s to a trial (median; +0.10 to +0.60)" in lines
+    assert any(line.startswith("that is 0.8 % of a trial of 60 s") for line in lines)
+    assert overhead.said([], 0.0, 1, 1) == ["no trial came to its end: look at one with `memdist search run`"]

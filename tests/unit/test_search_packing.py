@@ -37,7 +37,7 @@ def test_choice(speeds: list[float | None], most: int, expected: int, tried: lis
 
 
 def test_why() -> None:
-    assert "8 would be +2 % faster, which does not pay" in packing.why(4, {1: 10, 2: 20, 4: 40, 8: 41}, 16, 64)
+    assert "8 make it +2 %, which does not pay" in packing.why(4, {1: 10, 2: 20, 4: 40, 8: 41}, 16, 64)
     assert packing.why(4, {1: 10, 2: 20, 4: 40}, 4, 64).endswith("there are no CPUs for more")
     assert packing.why(4, {1: 10, 2: 20, 4: 40}, 16, 4).endswith("memory has room for no more")
     assert packing.why(4, {1: 10, 2: 20, 4: 40}, 16, 16).endswith("more found no room")
