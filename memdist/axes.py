@@ -6,6 +6,9 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
+_LEAST = 1e-100
+"""What is not above it is no figure of anything, and would leave no room for a margin."""
+
 
 class Axis(NamedTuple):
     """Values from `low` to `high`, at the lengths from `start` to `end`."""
@@ -19,7 +22,8 @@ class Axis(NamedTuple):
     def at(self, value: float) -> float:
         """Where a value lies."""
         if self.logarithmic:
-            part = math.log(value / self.low) / math.log(self.high / self.low)
+            low = math.log(self.low)
+            part = (math.log(value) - low) / (math.log(self.high) - low)
         else:
             part = (value - self.low) / (self.high - self.low)
         return self.start + part * (self.end - self.start)
@@ -39,7 +43,7 @@ class Axis(NamedTuple):
 def axis(values: Sequence[float], start: float, end: float) -> Axis:
     """An axis for values; logarithmic where they span more than a factor of three."""
     low, high = min(values), max(values)
-    if low > 0 and high > 3 * low:
+    if low > _LEAST and high > 3 * low:
         return Axis(low / 1.15, high * 1.15, True, start, end)
     pad = max(0.06 * (high - low), 1e-3 * max(abs(low), abs(high)), 1e-9)
     return Axis(low - pad, high + pad, False, start, end)

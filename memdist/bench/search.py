@@ -101,7 +101,9 @@ def main(name: str, words: Sequence[str], *, trials: int) -> None:
         gpus = torch.cuda.device_count() if asked.run.device != "cpu" else 0
         with on_ray.cluster(None, local.cores(), gpus):
             folder.begin(rundir.make_folder(asked.place), about)
-            with contextlib.closing(Alternating(asked.place, asked.space, asked.search, asked.method, keys, {})) as driver:
+            with contextlib.closing(
+                Alternating(asked.place, asked.space, asked.search, asked.method, keys, {})
+            ) as driver:
                 driver.prepare(place / "bare", begun)
                 need = {"CPU": float(local.cores()), "GPU": float(gpus > 0)}
                 on_ray.search(driver, need, asked.place / folder.WORKERS, lambda: None)

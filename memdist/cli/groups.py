@@ -9,7 +9,7 @@ import typer
 
 from memdist import output
 from memdist.cli import arguments
-from memdist.cli.arguments import Config, Overrides, RunFolder, RuntimeOverrides, Split
+from memdist.cli.arguments import Config, Overrides, RunFolder, RuntimeOverrides, SearchSettings, SearchSpace, Split
 from memdist.errors import ConfigError
 
 data = typer.Typer(help="Make example data; check pictures; decode them ahead of training.", **arguments.PLAIN)
@@ -130,10 +130,8 @@ def bench_sample(
 
 @bench.command("search")
 def bench_search(
-    space: Annotated[
-        str, typer.Argument(metavar="SPACE", help="A YAML file, or the name of a shipped space (quick, unet, pix2pix).")
-    ] = "quick",
-    overrides: Overrides = None,
+    space: SearchSpace = "quick",
+    overrides: SearchSettings = None,
     trials: Annotated[int, typer.Option(min=1, help="Trials that are measured.")] = 8,
 ) -> None:
     """Measure what a search adds to its trainings: each cell is trained bare, in this process, and as a trial, in turn."""

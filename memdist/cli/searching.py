@@ -9,22 +9,10 @@ import typer
 
 from memdist import output
 from memdist.cli import arguments
+from memdist.cli.arguments import SearchSettings, SearchSpace
 from memdist.errors import ConfigError
 
 search = typer.Typer(help="Search a space of configurations.", **arguments.PLAIN)
-
-Space = Annotated[
-    str, typer.Argument(metavar="SPACE", help="A YAML file, or the name of a shipped space (quick, unet, pix2pix).")
-]
-Settings = Annotated[
-    list[str] | None,
-    typer.Argument(
-        metavar="KEY=VALUE",
-        help="How to search (search.method=asha), and settings of all its runs.",
-        show_default=False,
-    ),
-]
-
 
 Folder = Annotated[Path, typer.Argument(metavar="SEARCH", help="A search folder that `memdist search run` made.")]
 Ray = Annotated[
@@ -40,8 +28,8 @@ Ray = Annotated[
 
 @search.command("run")
 def search_run(
-    space: Space,
-    overrides: Settings = None,
+    space: SearchSpace,
+    overrides: SearchSettings = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -84,7 +72,7 @@ def search_best(folder: Folder) -> None:
 @search.command("confirm")
 def search_confirm(
     folder: Folder,
-    overrides: Settings = None,
+    overrides: SearchSettings = None,
     top: Annotated[int, typer.Option(metavar="K", min=1, max=1000, help="Best trials to train again.")] = 5,
     seeds: Annotated[int, typer.Option(metavar="N", min=1, max=1000, help="Other seeds of each.")] = 5,
     ray: Ray = None,

@@ -29,7 +29,7 @@ CANCELLED = "cancelled.jsonl"
 ATTEMPTS = "attempts"
 LOGS = "logs"
 
-Kind = Literal["train", "evaluate", "predict", "verify"]
+Kind = Literal["train", "evaluate", "predict", "verify", "search"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -194,9 +194,15 @@ class Leg:
         except MemdistError:
             return False
 
+    def paused(self) -> bool:
+        """Whether a training has come as far as it was asked to."""
+        with contextlib.suppress(MemdistError):
+            return str(rundir.read_json(self.task.home / rundir.STATE).get("why")).startswith("until=")
+        return False
+
     def end(self, begun: book.Attempt, before: list[book.Attempt], ended: int) -> int:
         """Write down how it ended, and do what follows from it; gives the job's exit code."""
-        code = None if ended == 0 and not self.finished() else ended
+        code = None if ended == 0 and not self.finished() else 0 if ended == RESUME_ME and self.paused() else ended
         # srun kills its tasks where it is told to leave by TERM.
         terminated = (-signal.SIGTERM, 128 + signal.SIGTERM, 128 + signal.SIGKILL)
         left = self.told is not None and (

@@ -112,6 +112,23 @@ def sweep_(site: Site, path: Path, overrides: Sequence[str], place: Path, *, ext
     return made
 
 
+def search(site: Site, place: Path, words: Sequence[str], files: dict[Path, str], run: Any, cpus: int | None) -> Made:
+    """One search on all nodes of a job, in each of which one task lends its machine to it.
+
+    `words`: what it is given, of which `files` are read; `run`: settings of one of its cells.
+    """
+    place = Path(os.path.abspath(place))
+    before = _seen(site, place)
+    if rundir.read_json(place / rundir.STATE).get("state") == "finished":
+        return Made(skipped=[f"{printable(place)} is finished: there is nothing to submit"])
+    if queued := underway.jobs(place, "search"):
+        return Made(skipped=[f"{printable(place)} is queued already, as job {', '.join(queued)}"])
+    site.sees_data(run)
+    words = ("search", "run", *words, "--out", str(place))
+    cpus = cpus or site.cluster.cpus_per_gpu * max(1, site.gpus)
+    return Made(site.split(_job(site, "search", place, words, cpus=cpus)), files, before=before)
+
+
 def evaluate(site: Site, run: Path, words: Sequence[str], wanted: scoring.Wanted | None = None) -> Made:
     """Score a run; `wanted` says what that comes to, where it can be told."""
     place = Path(os.path.abspath(run))

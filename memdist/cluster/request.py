@@ -29,7 +29,8 @@ class Asked:
     time: str | None = None
     nodes: int = 1
     gpus: int | None = None
-    """Of each node; None: one, where the cluster has any."""
+    """Of each node; None: one, where the cluster has any, or with `whole` all."""
+    whole: bool = False
     ranks: int | None = None
     """Of each node; None: one a GPU."""
     legs: int = 1
@@ -84,7 +85,7 @@ class Site:
                 raise ClusterError(
                     f"--gpus-per-node {asked} cannot be: this machine has {there} GPUs; ask for at most as many"
                 )
-            return min(1, there) if asked is None else asked
+            return (there if self.asked.whole else min(1, there)) if asked is None else asked
         most = self.cluster.gpus_per_node
         if most is None and self.facts is not None:
             most = self.facts.partition(self.cluster.partition).gpus
@@ -94,7 +95,9 @@ class Site:
                 f"--gpus-per-node {asked} cannot be: no node of {where} has more than {most}; ask for at most as many, and for "
                 "more --nodes"
             )
-        return (1 if most is None else min(1, most)) if asked is None else asked
+        if asked is not None:
+            return asked
+        return (most or 0) if self.asked.whole else 1 if most is None else min(1, most)
 
     def _limit(self, name: str | None) -> tuple[int | None, str]:
         """Longest time of a job in a partition, and who says so; None: nobody bounds it, or it is not known."""
@@ -174,8 +177,8 @@ class Site:
     def split(self, job: Job) -> list[Job]:
         """A job as it is submitted: arrays cut to what Slurm takes, chains as so many jobs."""
         if not self.local and not self.cluster.requeue and self.asked.legs == 1:
-            # Only single trainings can be chained.
-            chains = job.kind == "train" and not job.numbers
+            # Only single trainings and searches can be chained.
+            chains = job.kind in ("train", "search") and not job.numbers
             goes_on = (
                 "with --legs N so many follow one another" if chains else "when they have ended, submit what is left"
             )

@@ -28,8 +28,8 @@ class Task:
 
     @property
     def trains(self) -> bool:
-        """Whether it is a training, which writes a checkpoint when it is told to leave."""
-        return self.words[0] == "train"
+        """Whether it is a training, or a search of many, which writes checkpoints when it is told to leave."""
+        return self.words[0] in ("train", "search")
 
     @property
     def measured(self) -> bool:
@@ -38,6 +38,11 @@ class Task:
 
     def progress(self) -> int:
         """How far it has come: the step of its last checkpoint, or the maps that its share has made."""
+        if self.words[0] == "search":
+            # A line for each decision and each result; what is trained meanwhile has checkpoints.
+            ledger = self.home / "ledger.jsonl"
+            lines = ledger.read_bytes().count(b"\n") if ledger.is_file() else 0
+            return lines + sum(newest(run.parent) for run in self.home.glob(f"trials/*/{rundir.CHECKPOINTS}"))
         if self.trains:
             return newest(self.home)
         if "-of-" in self.share:
@@ -62,7 +67,7 @@ def task(options: argparse.Namespace, here: Here) -> Task:
     place: Path = options.place
     words = tuple(options.words)
     if here.index is None:
-        return Task(words, place, "" if words[0] == "train" else _verb(words))
+        return Task(words, place, "" if words[0] in ("train", "search") else _verb(words))
     number = here.index + options.offset
     if options.runs is not None:
         with open(options.runs, encoding="utf-8") as lines:

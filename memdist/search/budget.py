@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from memdist import output, rundir
 from memdist.errors import SearchError
-from memdist.search import cost, folder
+from memdist.search import cost, folder, spread
 from memdist.search.cells import Space
 from memdist.search.cost import Cost, Work
 from memdist.search.methods.asha import rungs
@@ -43,7 +43,7 @@ def settle(
     noted = rundir.read_json(place / folder.SEARCH)
     if PICKED not in noted:
         say = output.console(needed=False).print
-        say(f"timing a few steps of at most {cost.spread.TIMED} cells", soft_wrap=True)
+        say(f"timing a few steps of at most {spread.TIMED} cells", soft_wrap=True)
         found = pick(cost.of(space, search, run, time=time), search, every, seconds, slots)
         say(found.why, soft_wrap=True)
         noted = {BUDGET: seconds, PICKED: found.settings}

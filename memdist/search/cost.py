@@ -13,7 +13,6 @@ from memdist.search.measure import Pairs
 from memdist.search.methods.asha import Asha, rungs
 from memdist.search.methods.method import Method
 from memdist.search.settings import Search
-from memdist.search.spread import Spread
 
 TRIAL = 1.5
 """Seconds of a trial beside its epochs: it is begun, opened, closed and taken in (measured on 2 CPU cores)."""
@@ -57,7 +56,7 @@ class Cost:
 
 
 def asha_work(trials: int, steps: Sequence[int], eta: int) -> Work:
-    """What ASHA with rungs at `steps` trains, expected: all come to the first one, 1 / eta of those to the next, one to the end."""
+    """What ASHA trains, expected: all come to the first of `steps`, 1 / eta of those to the next, one at least to the end."""
     epochs, stretches, here, before = 0, 0, trials, 0
     for step in steps:
         epochs += max(1, here) * (step - before)
@@ -142,8 +141,9 @@ def assumed(cost: Cost) -> list[str]:
             "data.maps=DIR for yours."
         )
     lines.append(
-        f"Assumed: a prediction takes a third of a training step; {TRIAL:g} s a trial beside its epochs, {START:g} s once; trials that share a "
-        "device do not slow one another; what changes neither networks, batch nor precision is as fast; nothing stops early."
+        f"Assumed: a prediction takes a third of a training step; {TRIAL:g} s a trial beside its epochs, {START:g} s once; "
+        "trials that share a device do not slow one another; what changes neither networks, batch nor precision is as fast; "
+        "nothing stops early."
     )
     return lines
 

@@ -34,7 +34,11 @@ def plan(name: str, words: Sequence[str], *, gpus: int, gpu: str) -> Any:
 def _what(gpus: int, gpu: str, own: int) -> str:
     if gpu != "here":
         return f"{gpus} x {gpu}"
-    return f"{gpus} GPU{'s' if gpus > 1 else ''} as here" if own else f"{gpus} device{'s' if gpus > 1 else ''} as a trial's"
+    return (
+        f"{gpus} GPU{'s' if gpus > 1 else ''} as here"
+        if own
+        else f"{gpus} device{'s' if gpus > 1 else ''} as a trial's"
+    )
 
 
 def render(asked: Asked, found: Cost, *, here: int | None, there: int, what: str) -> Any:

@@ -73,7 +73,9 @@ def dry(asked: Asked, address: str | None) -> list[str]:
         room = needs(method, work, found.stored, min(slots, work.trials), asked.search.keep)
     counted = "cells without end" if many is None else f"{many:,} cells"
     most = "at most " if work.at_most else ""
-    names = [method.candidates.cell(cell).name for place in range(NAMES) if (cell := method.candidates.at(place)) is not None]
+    names = [
+        method.candidates.cell(cell).name for place in range(NAMES) if (cell := method.candidates.at(place)) is not None
+    ]
     trial = " and ".join(f"{much:g} {kind}" for kind, much in need.items() if much)
     lines = [
         f"{counted} of {space.source}, such as:",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -14,6 +15,7 @@ from memdist.search.ledger import Ledger
 from memdist.search.methods.method import Ask, Method
 from memdist.search.outcome import Outcome
 from memdist.search.parameter import ABSENT
+from memdist.search.rows import Row
 from memdist.search.settings import Search
 
 QUIET: Mapping[str, Any] = {"log.tensorboard": False, "log.images": 0, "checkpoint.every": 1_000_000}
@@ -110,15 +112,36 @@ class Driver:
         """Whether all that is to be found is found."""
         return self.method.done and not self.handed
 
+    def rows(self) -> list[Row]:
+        """What has become of each trial."""
+        why = {one.trial: one.outcome.why for one in self.ledger.told}
+        rows = []
+        for trial in self.method.trials:
+            values = {until: result.value for until, result in trial.results.items() if result.value is not None}
+            reached = max(values, default=0)
+            last = trial.last
+            rows.append(
+                Row(
+                    trial.number,
+                    self.method.candidates.cell(trial.cell),
+                    reached,
+                    "running" if trial.running or last is None else last.state,
+                    values.get(reached),
+                    f"{folder.TRIALS}/{self.ledger.folders[trial.number]}",
+                    why.get(trial.number, ""),
+                )
+            )
+        return rows
+
     def note(self, state: Literal["running", "stopped", "finished"], why: str = "") -> None:
         """Say in state.json how the search stands, for whoever looks at the folder."""
-        best = self.method.best()
+        best, many = self.method.best(), min(self.method.candidates.count, self.method.samples or math.inf)
         record = {
             "state": state,
             "why": why,
             "search": self.method.name,
             "trials": len(self.method.trials),
-            "of": self.method.samples or self.method.candidates.count,
+            "of": None if many == math.inf else int(many),
             "results": len(self.ledger.told),
             "failed": sum(1 for one in self.ledger.told if one.outcome.state != "ok"),
             "best": None if best is None else {"trial": best.number, "folder": self.ledger.folders[best.number]},

@@ -108,17 +108,12 @@ def text(found: Importances) -> str:
 
 
 def _codes(parameter: Parameter, rows: Sequence[Row]) -> list[float]:
-    """Numbers as they are, other values by their number; where the parameter does not exist what is below all of these."""
-    if parameter.span:
-        low, high = parameter.span.low, parameter.span.high
-        return [2 * low - high if one is None else one for one in levels.drawn(parameter, rows)]
-    places = levels.listed(parameter, rows)
-    if not levels.numeric(parameter):
-        return [float(place) for place in places]
-    # Their ranks: trees only ask which of two is larger.
-    order = sorted(option.value for option in parameter.options)
-    ranks = [order.index(option.value) for option in parameter.options]
-    return [float(ranks[place] if place >= 0 else levels.NOWHERE) for place in places]
+    """Numbers by their rank, as trees only ask which is larger; other values by their place; -1 where there is none."""
+    if parameter.span is None and not levels.numeric(parameter):
+        return [float(place) for place in levels.listed(parameter, rows)]
+    numbers = [row.cell.values.get(parameter.name) for row in rows]
+    ranks = {number: rank for rank, number in enumerate(sorted({one for one in numbers if one is not None}))}
+    return [float(levels.NOWHERE if one is None else ranks[one]) for one in numbers]
 
 
 def _encoded(codes: Table, several: Sequence[int]) -> NDArray[np.float32]:

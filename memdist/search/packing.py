@@ -45,9 +45,7 @@ def asked(search: Search) -> bool:
     return search.pack == "auto" and search.gpus is None
 
 
-def settled(
-    place: Path, space: Space, search: Search, run: Any, need: Mapping[str, float], *, away: bool
-) -> int:
+def settled(place: Path, space: Space, search: Search, run: Any, need: Mapping[str, float], *, away: bool) -> int:
     """The answer that a search folder has, or that is now measured (`away`: as a task of Ray's) and written there."""
     noted = rundir.read_json(place / folder.PACK)
     if "trials" not in noted:

@@ -170,7 +170,7 @@ def _goal(goal: Axis, x: float, bottom: float, metric: str, mode: Mode, *, clipp
     ]
     found.append(f'<path class="axis" d="M{x},{_TOP} V{bottom}"/>')
     found.append(_text(x, _TOP - 14, _cut(metric), "middle", "name"))
-    found += [_text(x + 24, goal.at(tick) + 4, f"{tick:.6g}", "start", "tick") for tick in goal.ticks()]
+    found += [_text(x + 24, goal.at(tick) + 4, f"{tick:.6g}", "start", "tick") for tick in scale.round_ticks(goal)]
     words = "lower is better" if mode == "min" else "higher is better"
     found.append(_text(x + 24, bottom + 18, words, "start"))
     if clipped:

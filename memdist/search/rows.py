@@ -16,7 +16,7 @@ class Row(NamedTuple):
     """Its number, in the order in which trials were begun."""
     cell: Cell
     epochs: int
-    """That it has reached."""
+    """That it has reached; of one that has stopped early for good those that were asked of it, as its value stands for them."""
     state: Literal["ok", "diverged", "failed", "running"]
     value: float | None
     """The objective at `epochs`."""
@@ -24,6 +24,15 @@ class Row(NamedTuple):
     """Its run folder, relative to the search's."""
     why: str = ""
     """Of one that failed or diverged."""
+
+
+LARGEST = 1e100
+"""A value beyond it, either way, is that of a trial that diverged: sums of squares of such values are no numbers."""
+
+
+def sound(rows: Sequence[Row]) -> list[Row]:
+    """Rows in which a value is small enough to reckon with; others have diverged."""
+    return [row if row.value is None or abs(row.value) <= LARGEST else _lost(row) for row in rows]
 
 
 def ranked(rows: Sequence[Row], mode: Mode) -> list[Row]:
@@ -44,3 +53,7 @@ def _place(row: Row, mode: Mode) -> tuple[int, float]:
     if row.value is None:
         return 0, 0.0
     return -row.epochs, row.value if mode == "min" else -row.value
+
+
+def _lost(row: Row) -> Row:
+    return row._replace(state="diverged", value=None, why=f"its value, {row.value:g}, is beyond {LARGEST:g}")

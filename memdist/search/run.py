@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,7 +18,7 @@ from memdist.launch import gpus as gpus_
 from memdist.launch import local
 from memdist.launch import place as place_
 from memdist.launch.ends import RESUME_ME
-from memdist.search import allocation, cells, cost, folder, found, on_ray, packing, settings
+from memdist.search import allocation, cells, cost, folder, found, on_ray, packing, settings, summary
 from memdist.search import budget as budgets
 from memdist.search import confirm as confirming
 from memdist.search.board import Board, standing
@@ -48,7 +49,7 @@ class Asked:
     def about(self, split: str) -> dict[str, Any]:
         """What a folder is of this search alone by, as JSON's own types."""
         mine = {"format": folder.FORMAT, "split": split}
-        mine |= {"metric": self.search.metric, "scope": self.search.scope} | self.method.settings() | self.picked
+        mine |= {"metric": self.search.metric, "scope": self.search.scope} | self.method.settings() | dict(self.picked)
         found: dict[str, Any] = json.loads(json.dumps(mine))
         return found
 
@@ -154,7 +155,12 @@ def search(asked: Asked, address: str | None) -> int:
         about = mine.about(keys.split(mine.run))
         elsewhere = trained(mine.search.reuse)
         with _driven(mine, about, keys, elsewhere, address) as driver:
-            output.show("\n".join(standing(driver, time.time())))
+            if driver.done:
+                mode, metric, epochs = mine.method.mode, mine.search.metric, mine.method.epochs
+                place = Path(os.path.relpath(driver.place))
+                output.show(summary.write(place, mine.space, driver.rows(), mode=mode, metric=metric, epochs=epochs))
+            else:
+                output.show("\n".join(standing(driver, time.time())))
             return _end(driver)
 
     return _somewhere(asked.place, address, drive)
@@ -171,7 +177,7 @@ def confirm(folder_: Path, top: int, seeds: int, words: Sequence[str], address: 
     about = folder.settings(folder_)
     finalists, chosen = confirming.finalists(folder_, top, seeds)
     how = settings.read({"metric": about["metric"], "scope": about["scope"], "mode": about["mode"]}, mine)
-    how = how.model_copy(update={"keep": finalists.count})
+    how = how.model_copy(update={"keep": int(finalists.count)})
     method = confirming.Again(finalists, about["epochs"], about["mode"])
     run = cells.resolve(finalists.space, finalists.cell(0))
     asked = Asked(finalists.space, how, run, method, folder_ / confirming.FOLDER)
@@ -257,7 +263,7 @@ def _need(search: Search, there: dict[str, float], device: str) -> dict[str, flo
 def _opening(asked: Asked, place: Path, need: dict[str, float], begun: bool) -> str:
     method, search = asked.method, asked.search
     count = method.candidates.count
-    many = "cells drawn at random" if count is None else f"{count} cells"
+    many = "cells drawn at random" if count == math.inf else f"{count:.0f} cells"
     trial = " and ".join(f"{much:g} {kind}" for kind, much in need.items() if much)
     better = "smallest" if method.mode == "min" else "largest"
     return (

@@ -55,5 +55,6 @@ def objective(better: float, worse: float, top: float, bottom: float) -> Axis:
 
 
 def round_ticks(one: Axis) -> list[float]:
-    """Round values of an axis; its ends where it holds none of them."""
-    return one.ticks() or [one.low, one.high]
+    """Round values of an axis, twenty at most; its ends where it holds none of them."""
+    found = one.ticks() or [one.low, one.high]
+    return found[:: -(-len(found) // 20)]

@@ -116,7 +116,8 @@ def spread(
     known = Spread(space, seconds[first.kind], factors, tuple(timed), made(space, largest), stored)
     for level, options in seen.items():
         found_here = {
-            option: seconds[found.kind] / (known.base * math.prod(factors.get(above, 1.0) for above in _above(chosen, level)))
+            option: seconds[found.kind]
+            / (known.base * math.prod(factors.get(above, 1.0) for above in _above(chosen, level)))
             for option, (chosen, found) in options.items()
             if found.kind in seconds
         }

@@ -11,7 +11,7 @@ from memdist.errors import printable
 from memdist.search import cells, counterfactual, effects, importance, leaderboard, levels, parallel
 from memdist.search.cells import Space
 from memdist.search.objective import Mode
-from memdist.search.rows import Row, ranked
+from memdist.search.rows import Row, ranked, sound
 
 LEADERBOARD = "leaderboard.csv"
 EFFECTS = "effects.csv"
@@ -33,6 +33,7 @@ def write(folder: Path, space: Space, rows: Sequence[Row], *, mode: Mode, metric
     `metric`: name of the objective, which is taken on val; `epochs`: at which trials end. Raises CheckpointError where the
     folder cannot be written.
     """
+    rows = sound(rows)
     mattered = importance.importances(space, rows)
     rundir.write_text(folder / LEADERBOARD, leaderboard.text(space, rows, mode))
     rundir.write_text(folder / EFFECTS, effects.text(effects.effects(space, rows, mode)))

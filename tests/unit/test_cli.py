@@ -57,6 +57,10 @@ COMMANDS = {
         *("RUN", "KEY=VALUE", "--split", "--checkpoint", "--no-ema", "--sampler", "--steps", "--samples", "--grid"),
         *("--study", "--cluster", "--time", "--nodes", "--gpus-per-node", "--ranks-per-node", "--after", "--dry-run"),
     },
+    "submit search": {
+        *("SPACE", "KEY=VALUE", "--out", "--cluster", "--time", "--nodes", "--gpus-per-node", "--cpus-per-node"),
+        *("--legs", "--after", "--dry-run"),
+    },
     "cluster": set(),
     "cluster init": {"NAME", "--partition", "--shared"},
     "cluster list": set(),

@@ -10,7 +10,7 @@ from memdist import cli, config
 from memdist.bench import search as overhead
 from memdist.bench.search import Turn
 from memdist.errors import ConfigError, SearchError
-from memdist.search import budget, cells, cost, disk, measure, run, spread
+from memdist.search import budget, cells, cost, disk, folder, measure, run, spread
 from memdist.search.cells import Cell, Space
 from memdist.search.cost import Cost, Work
 from memdist.search.measure import Look, Pairs
@@ -63,7 +63,9 @@ def test_few_timings_reckon_the_rest_by_the_number_of_weights(quick: Space) -> N
     assert len(asked) == 3 == len(set(asked)) and [name for name, _ in found.timed] == asked
     assert found.of(quick.tree.at(0)) == pytest.approx(_time(cells.cell(quick, 0)))
     middle = next(n for n in range(cells.count(quick)) if cells.cell(quick, n).values["model.channels"] == 8)
-    assert found.of(quick.tree.at(middle)) == pytest.approx(64)  # times go with weights, which a line in logarithms has exactly
+    assert found.of(quick.tree.at(middle)) == pytest.approx(
+        64
+    )  # times go with weights, which a line in logarithms has exactly
 
 
 def test_conditions_and_drawn_values(tmp_path: Path) -> None:
@@ -230,9 +232,9 @@ def test_a_budgets_pick_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert run.ask("quick", ["search.eta=3"], None, "20m").place != first.place
     about = first.about("split")
     assert about["budget"] == 1200 and about["picked"]["method"] == about["method"] == "asha"
-    run.folder.begin(first.place, about)
+    folder.begin(first.place, about)
     again = run.within(run.ask("quick", [], None, "20m"), None)  # times nothing
-    assert again.about("split") == about and run.folder.check(again.place, about)
+    assert again.about("split") == about and folder.check(again.place, about)
     monkeypatch.setattr(cost, "of", lambda *_, **__: _cost(1000))
     with pytest.raises(SearchError, match="is too short"):
         run.within(run.ask("quick", [], Path("elsewhere"), "20m"), None)

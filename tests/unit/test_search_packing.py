@@ -63,7 +63,9 @@ def test_processes_take_steps_side_by_side() -> None:
     assert packing.beside({**_settings(), "device": "cuda:77"}, 4, 1, 1, seconds=0.1) is None
 
 
-def test_it_is_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_it_is_measured_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     counts: list[int] = []
 
     def beside(given: dict[str, Any], micro: int, count: int, threads: int) -> Speed:
@@ -71,7 +73,7 @@ def test_it_is_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ca
         return Speed(10.0 * count, "cpu", 2**40)
 
     monkeypatch.setattr(packing, "beside", beside)
-    monkeypatch.setattr(packing.local, "cores", lambda: 6)
+    monkeypatch.setattr("memdist.launch.local.cores", lambda: 6)
     space = read("quick", ["device=cpu"])
     search = settings({}, ["search.pack=auto", "search.cpus=2"])
     assert packing.asked(search) and not packing.asked(settings({}, ["search.pack=auto", "search.gpus=1"]))

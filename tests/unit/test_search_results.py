@@ -379,3 +379,35 @@ def test_a_drawn_search_is_told(tmp_path: Path) -> None:
     # Three are too few to learn from: the largest group is taken, and it is said of whom it is made.
     assert "30 of 40 trials, those that have come to epoch 4 and were stopped there, while better ones went on" in told
     assert lines((tmp_path / "importance.csv").read_text())[0]["parameter"] == "lr"
+
+
+@pytest.mark.parametrize(
+    ("values", "mode"),
+    [
+        ([0.0], "min"),
+        ([1e308, -1e308, 0.1], "max"),
+        ([5e-324, 1e99], "max"),
+        ([1.0, 1 + 1e-15], "min"),
+        ([-1e99, 0.5, 0.6], "min"),
+    ],
+)
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"a": list(range(1000)), "b": ["\u00e9" * 50, None, True, [1], {"k": {"l": 1}}]},
+        {f"p{number}": [1, 2] for number in range(64)},
+        {"a": {"loguniform": [1e-300, 1e300]}, "b": {"uniform": [-5, 5]}},
+    ],
+    ids=["many values", "many parameters", "wide spans"],
+)
+def test_no_figures_are_too_odd(values: list[float], mode: Any, parameters: dict[str, Any], tmp_path: Path) -> None:
+    over = space(parameters)
+    rows = [Row(n, cells.draw(over, 0, n), 1, "ok", values[n % len(values)], f"trials/{n}") for n in range(13)]
+    told = summary.write(tmp_path, over, rows, mode=mode, metric="val/l1", epochs=1)
+    root, found = drawn((tmp_path / "parallel.svg").read_text())
+    beyond = sum(abs(values[n % len(values)]) > 1e100 for n in range(13))
+    assert (f"{beyond} diverged" in told) == (beyond > 0)
+    # The best stand once more, thick, above the others.
+    assert len(found) == 13 - beyond + min(10, 13 - beyond)
+    titles = [text for text in root.iter(f"{SVG}text") if text.get("class") == "tick"]
+    assert len(titles) < 400
