@@ -88,6 +88,11 @@ def at_once(search: Search, device: str, cpus: int, gpus: int) -> int:
     return max(1, min(by_cpu, on_gpus(search, gpus)))
 
 
+def as_fast(slots: int, cpus: float, gpus: float) -> int:
+    """Trials that get on as fast as one alone, of so many at once: on CPUs those that share a core take their turns."""
+    return slots if gpus else max(1, int(slots * min(1.0, cpus) + 1e-6))
+
+
 def on_gpus(search: Search, gpus: int) -> int:
     """Trials that run at once on so many GPUs, where cores are no matter."""
     pack = search.pack if isinstance(search.pack, int) else 1

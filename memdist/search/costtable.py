@@ -27,7 +27,10 @@ def plan(name: str, words: Sequence[str], *, gpus: int, gpu: str) -> Any:
     asked = ask(name, words, None)
     found = cost.of(asked.space, asked.search, asked.run, gpu)
     own = 0 if asked.run.device == "cpu" else gpus_.count()
-    here = cost.at_once(asked.search, "cuda" if own else "cpu", local.cores(), own) if gpu == "here" else None
+    here: int | None = None
+    if gpu == "here":
+        slots = cost.at_once(asked.search, "cuda" if own else "cpu", local.cores(), own)
+        here = cost.as_fast(slots, asked.search.cpus, own)
     return render(asked, found, here=here, there=cost.on_gpus(asked.search, gpus), what=_what(gpus, gpu, own))
 
 

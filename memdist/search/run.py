@@ -91,7 +91,7 @@ def within(asked: Asked, address: str | None) -> Asked:
     space, run = asked.space, asked.run
     every = run.validate_.every if asked.search.metric.removeprefix("val/") in _of_maps() else 1
     with trains(asked, address) as (need, slots, time):
-        del need
+        slots = cost.as_fast(slots, need["CPU"], need["GPU"])
         search, picked = budgets.settle(space, asked.search, run, every, asked.place, asked.budget, slots, time)
     return replace(asked, search=search, method=_way(space, search, run), picked=picked)
 

@@ -161,6 +161,11 @@ def test_trials_at_once(words: list[str], cpus: int, gpus: int, expected: int) -
     assert cost.at_once(settings({}, words), "cuda" if gpus else "cpu", cpus, gpus) == expected
 
 
+def test_trials_that_share_a_core_take_turns() -> None:
+    assert cost.as_fast(4, 0.5, 0) == 2 and cost.as_fast(4, 2, 0) == 4 and cost.as_fast(1, 0.1, 0) == 1
+    assert cost.as_fast(4, 0.5, 0.25) == 4
+
+
 # Budgets
 
 
