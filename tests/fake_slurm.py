@@ -1,6 +1,7 @@
 """Programs of Slurm that answer what they are told to and note how they were called, and a login node with them."""
 
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from tests import tiny
 SINFO = """\
 gpu|2-00:00:00|4|gpu:a100:4(S:0-1)|64+|515000|gpu*
 cpu|infinite|10|(null)|128|257000+|cpu
+short|30:00|2|(null)|128|257000|short
 """
 
 _SINFO = """cat "$here/sinfo.txt" """
@@ -64,9 +66,13 @@ class Slurm:
         """Have sbatch refuse the job that would have had a number."""
         (self.folder / f"refuse-{number}").write_text(words)
 
-    def queued(self, *ids: str, state: str = "PENDING") -> None:
-        """What squeue shows."""
-        lines = [f"{each}|{each}|{state}|0:00|1:00:00|N/A|N/A||memdist|Priority" for each in ids]
+    def queued(self, *ids: str, state: str = "PENDING", names: str = "") -> None:
+        """What squeue shows: jobs by the names that sbatch was given, or by another."""
+        given = {str(number): re.search(r"--job-name=(\S+)", text) for number, text in self.scripts().items()}
+        named = {
+            each: names or (found[1] if (found := given.get(each.partition("_")[0])) else "memdist") for each in ids
+        }
+        lines = [f"{each}|{each}|{state}|0:00|1:00:00|N/A|N/A||{name}|Priority" for each, name in named.items()]
         (self.folder / "squeue.txt").write_text("\n".join([*lines, ""]))
 
     def calls(self, program: str) -> list[str]:
@@ -93,6 +99,7 @@ PROFILES = {
     "own": "partition: gpu\n",
     "lost": "partition: nowhere\nshared: [{tmp}]\n",
     "cpus": "partition: cpu\nshared: [{tmp}]\n",
+    "short": "partition: gpu\ncpu_partition: short\nshared: [{tmp}]\n",
     "legs": "partition: gpu\nshared: [{tmp}]\nrequeue: false\n",
 }
 SETTINGS = """

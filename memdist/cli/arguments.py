@@ -72,6 +72,17 @@ Samples = Annotated[
     str | None,
     typer.Option(metavar="K", help="Maps sampled for a picture, as eval.samples.", show_default=False),
 ]
+SearchSpace = Annotated[
+    str, typer.Argument(metavar="SPACE", help="A YAML file, or the name of a shipped space (quick, unet, pix2pix).")
+]
+SearchSettings = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="KEY=VALUE",
+        help="How to search (search.method=asha), and settings of all its runs.",
+        show_default=False,
+    ),
+]
 NoEma = Annotated[bool, typer.Option("--no-ema", help="Take the trained weights, not their moving average.")]
 
 

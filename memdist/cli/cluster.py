@@ -1,4 +1,4 @@
-"""The commands that look at runs from outside: status, logs."""
+"""`memdist cluster ...`, and the commands that look at runs from outside: status, logs."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import typer
 
 from memdist import output
 from memdist.cli import arguments
+
+cluster = typer.Typer(help="The clusters that memdist knows, one file each.", **arguments.PLAIN)
 
 
 def status(
@@ -57,3 +59,47 @@ def logs(
             reading.show(wanted)
     except BrokenPipeError:
         output.mute()  # who reads has seen enough: logs are long
+
+
+@cluster.command("init")
+def cluster_init(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="How you will call the cluster.")],
+    partition: Annotated[
+        str | None, typer.Option(metavar="P", help="Partition of its jobs.", show_default=False)
+    ] = None,
+    shared: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="DIR", help="A folder that compute nodes see; default: that of all homes.", show_default=False
+        ),
+    ] = None,
+) -> None:
+    """Write the file of a cluster from what sinfo and scontrol tell; call it on a login node."""
+    from memdist.cluster import begin
+
+    output.show(begin.init(name, partition, shared or []))
+
+
+@cluster.command("list")
+def cluster_list() -> None:
+    """Name the clusters that are known."""
+    from memdist.cluster import profile
+
+    output.show(
+        "\n".join(
+            f"{name}  {profile.folder() / f'{name}.yaml' if name != profile.LOCAL else 'this machine'}"
+            for name in profile.known()
+        )
+    )
+
+
+@cluster.command("keys")
+def cluster_keys() -> None:
+    """Say what may stand in the file of a cluster."""
+    from memdist.cluster import profile
+
+    lines = []
+    for name, field in profile.Cluster.model_fields.items():
+        lines.append(f"{name} = {field.get_default(call_default_factory=True)!r}")
+        lines.append(f"    {' '.join((field.description or '').split())}")
+    output.show("\n".join(lines))

@@ -1,4 +1,4 @@
-"""`memdist submit ...`, `memdist cluster ...` and `memdist cancel`: jobs on a cluster, or queued on this machine."""
+"""`memdist submit ...` and `memdist cancel`: jobs on a cluster, or queued on this machine."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ from memdist.cli.arguments import (
     RuntimeOverrides,
     Sampler,
     Samples,
+    SearchSettings,
+    SearchSpace,
     Split,
     Steps,
 )
@@ -25,7 +27,6 @@ from memdist.cli.arguments import (
 submit = typer.Typer(
     help="Submit trainings, predictions and scorings to Slurm, or queue them on this machine.", **arguments.PLAIN
 )
-cluster = typer.Typer(help="The clusters that memdist knows, one file each.", **arguments.PLAIN)
 
 Cluster = Annotated[
     str,
@@ -188,6 +189,45 @@ def submit_predict(
     _end(site, make.predict(site, run, paths, out, shards, words, kept), dry_run)
 
 
+@submit.command("search")
+def submit_search(
+    space: SearchSpace,
+    where: Cluster,
+    overrides: SearchSettings = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="SEARCH", help="Search folder. Default: as `memdist search run`.", show_default=False),
+    ] = None,
+    time: Time = None,
+    nodes: Nodes = 1,
+    gpus: Annotated[
+        int | None,
+        typer.Option("--gpus-per-node", metavar="N", min=0, help="GPUs of each; default: all.", show_default=False),
+    ] = None,
+    cpus: Annotated[
+        int | None,
+        typer.Option(
+            "--cpus-per-node",
+            metavar="N",
+            min=1,
+            help="CPUs of each; default: as many as belong to its GPUs.",
+            show_default=False,
+        ),
+    ] = None,
+    legs: Legs = 1,
+    after: After = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Search a space on all machines of one job, with Ray. Give the same command again: what is done stays done."""
+    site = _site(where, dry_run, time=time, nodes=nodes, gpus=gpus, whole=True, ranks=1, legs=legs, after=after)
+    from memdist.cluster import make
+    from memdist.search import frozen, run
+
+    asked = run.ask(space, overrides or [], out)
+    file, files = frozen.copies(space, asked.place)
+    _end(site, make.search(site, asked.place, [str(file), *(overrides or [])], files, asked.run, cpus), dry_run)
+
+
 @submit.command("evaluate")
 def submit_evaluate(
     run: RunFolder,
@@ -215,60 +255,22 @@ def submit_evaluate(
 
     site = _site(where, dry_run, time=time, nodes=nodes, gpus=gpus, ranks=ranks, after=after)
     given = [*(overrides or []), *arguments.sampling(sampler, steps, samples)]
+    settings = None
     if (run / rundir.CONFIG).is_file() or not after:
-        from memdist.train import evaluate as scoring
+        from memdist.train import evaluate as evaluating
 
-        scoring.settings_for_reading(run, given)
+        settings = evaluating.settings_for_reading(run, given)
+        site.sees_data(settings, scored=True)
     flags = {"--no-ema": no_ema, "--grid": grid, "--study": study}
     words = [*given, f"--checkpoint={checkpoint}", *([f"--split={split.value}"] if split else [])]
     words += [flag for flag, on in flags.items() if on]
-    from memdist.cluster import make
+    from memdist.cluster import make, scoring
 
-    _end(site, make.evaluate(site, run, words), dry_run)
-
-
-@cluster.command("init")
-def cluster_init(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="How you will call the cluster.")],
-    partition: Annotated[
-        str | None, typer.Option(metavar="P", help="Partition of its jobs.", show_default=False)
-    ] = None,
-    shared: Annotated[
-        list[Path] | None,
-        typer.Option(
-            metavar="DIR", help="A folder that compute nodes see; default: that of all homes.", show_default=False
-        ),
-    ] = None,
-) -> None:
-    """Write the file of a cluster from what sinfo and scontrol tell; call it on a login node."""
-    from memdist.cluster import begin
-
-    output.show(begin.init(name, partition, shared or []))
-
-
-@cluster.command("list")
-def cluster_list() -> None:
-    """Name the clusters that are known."""
-    from memdist.cluster import profile
-
-    output.show(
-        "\n".join(
-            f"{name}  {profile.folder() / f'{name}.yaml' if name != profile.LOCAL else 'this machine'}"
-            for name in profile.known()
-        )
-    )
-
-
-@cluster.command("keys")
-def cluster_keys() -> None:
-    """Say what may stand in the file of a cluster."""
-    from memdist.cluster import profile
-
-    lines = []
-    for name, field in profile.Cluster.model_fields.items():
-        lines.append(f"{name} = {field.get_default(call_default_factory=True)!r}")
-        lines.append(f"    {' '.join((field.description or '').split())}")
-    output.show("\n".join(lines))
+    splits = ("train", "val", "test") if split is Split.all else (split.value if split else Split.test.value,)
+    # Sheets and studies leave no word of what they were made with.
+    told = not (grid or study)
+    wanted = scoring.Wanted(run=settings, splits=splits, choice=checkpoint, ema=not no_ema) if told else None
+    _end(site, make.evaluate(site, run, words, wanted), dry_run)
 
 
 def cancel(

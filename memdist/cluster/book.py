@@ -4,7 +4,7 @@ PLACE/jobs/
     submitted.jsonl               a line for each job that was submitted
     cancelled.jsonl               a line for each that its user has cancelled
     attempts.jsonl                lines of the attempts at this run: one when it begins, one when it ends
-    attempts/7-of-64.jsonl        the same of one share of the pictures
+    attempts/7-of-64.jsonl        the same of one share of the pictures; of a scoring evaluate-<its words' digest>.jsonl
     <job>.sbatch                  what was given to sbatch
     logs/<job>.log                what the batch script printed, over all its attempts
     logs/<job>.<restart>.rank<r>  what a rank printed in one attempt
@@ -15,6 +15,7 @@ PLACE/jobs/
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -28,7 +29,7 @@ CANCELLED = "cancelled.jsonl"
 ATTEMPTS = "attempts"
 LOGS = "logs"
 
-Kind = Literal["train", "evaluate", "predict", "verify"]
+Kind = Literal["train", "evaluate", "predict", "verify", "search"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,12 +49,18 @@ class Submitted:
     """What is added to an element's index for its number."""
     total: int = 0
     """Of an array: shares or runs in all."""
+    pictures: int = 0
+    """Of shares: pictures in all; 0: not known."""
     legs: int = 1
     """Jobs of a chain, of which this is one."""
     key: str = ""
-    """Of an array: what its numbers mean (`memdist.cluster.make`)."""
+    """Of an array: what its numbers mean; of a scoring: its words (`memdist.cluster.make`)."""
     at: float = 0.0
     """When, in seconds since 1970."""
+
+    def share(self, number: int) -> int | None:
+        """Pictures of share `number`."""
+        return len(range(number, self.pictures + 1, self.total)) if self.pictures and self.total else None
 
     def element(self, number: int) -> str:
         """Slurm's name of the element that does share or run `number`."""
@@ -83,6 +90,11 @@ class Attempt:
     kind: str | None = None
     """What its end was: finished, stopped, or a class of `memdist.triage`."""
     why: str = ""
+
+
+def digest(words: str) -> str:
+    """A short name of what may be long."""
+    return hashlib.sha256(words.encode("utf-8", "surrogatepass")).hexdigest()[:8]
 
 
 def folder(place: Path) -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from memdist.cluster import book, facts, local, request, submit
+from memdist.cluster import book, facts, local, submit, underway
 from memdist.errors import ClusterError, printable
 
 
@@ -15,10 +15,10 @@ def cancel(place: Path) -> str:
         raise ClusterError(f"{printable(place)} is no folder: name that of a run, of runs or of maps")
     place = Path(os.path.abspath(place))
     # Those that were cancelled already, too: Slurm may not have heard of it.
-    numbers = request.live(place, cancelled=True)
+    numbers = underway.jobs(place, cancelled=True)
     if numbers:
         return _end(place, numbers)
-    own = request.element(place, cancelled=True)
+    own = underway.element(place, cancelled=True)
     if own and own[1]:
         return _end(*own)
     if not book.submitted(place) and own is None:

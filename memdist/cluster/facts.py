@@ -46,7 +46,23 @@ class Facts:
     """Indices of an array are below this."""
 
     def partition(self, name: str | None) -> Partition:
-        """A partition, by default the cluster's default one; raises ClusterError where there is none."""
+        """A partition, by default the cluster's default one; raises ClusterError where there is none.
+
+        Of several, `gpu,long`, of which Slurm takes the first that has room: what the most generous of them allows.
+        """
+        if name is not None and "," in name and all(name.split(",")):
+            several = [self.partition(one) for one in name.split(",")]
+            limits = [one.seconds for one in several]
+            types = {one.gpu_type for one in several if one.gpus}
+            return Partition(
+                name=name,
+                seconds=None if None in limits else max(limit for limit in limits if limit is not None),
+                nodes=max(one.nodes for one in several),
+                gpus=max(one.gpus for one in several),
+                gpu_type=types.pop() if len(types) == 1 else None,
+                cpus=max(one.cpus for one in several),
+                megabytes=max(one.megabytes for one in several),
+            )
         for one in self.partitions:
             if one.name == name or (name is None and one.default):
                 return one

@@ -21,6 +21,8 @@ class Farm:
     place: str
     elements: dict[str, list[str]] = field(default_factory=dict)
     """In the order in which they were submitted."""
+    names: dict[str, str] = field(default_factory=dict)
+    """Of its arrays, by number."""
     begun: set[str] = field(default_factory=set)
     """Runs that have something in a folder."""
 
@@ -32,6 +34,7 @@ class Farm:
         for one in submitted:
             if one.kind != "train" or not one.numbers:
                 continue
+            farm.names[one.id] = one.name
             if one.key not in listings:
                 listings[one.key] = list(_names(place, one.key))
             names = listings[one.key]

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
-import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from memdist import config, rundir, times
+from memdist import config, rundir
 from memdist import models as registry
-from memdist.cluster import book, farm, here, request, shares, sweep, text
+from memdist.cluster import book, farm, forecast, here, request, scoring, shares, sweep, text, underway
 from memdist.cluster.request import Site
 from memdist.cluster.submit import private
 from memdist.cluster.text import Job
@@ -36,7 +34,9 @@ class Made:
     forecast: str = ""
     """For a dry run: how many jobs it may take, one after the other."""
     key: str = ""
-    """What the numbers of an array mean: the same for the same shares or runs."""
+    """What the numbers of an array mean, or a scoring does: the same for the same shares, runs or words."""
+    pictures: int = 0
+    """That an array shares out."""
     before: int = 0
     """Jobs that were written down of the place when these were made."""
 
@@ -56,13 +56,14 @@ def train(
     if _finished(place, run, former):
         return Made(skipped=[f"{printable(place)} is finished: there is nothing to submit"])
     settings = config.dump(run)
-    file = book.folder(place) / f"train-{_digest(settings)}.yaml"
-    if queued := request.live(place, "train"):
+    file = book.folder(place) / f"train-{book.digest(settings)}.yaml"
+    if queued := underway.jobs(place, "train"):
         if not file.exists():
             raise _otherwise(place)
         return Made(skipped=[f"{printable(place)} is queued already, as job {', '.join(queued)}"])
+    site.sees_data(run)
     job = _job(site, "train", place, ("train", str(file), "--out", str(place), *_extending(extend)))
-    return Made(site.split(job), {file: settings}, forecast=_forecast(place, site.seconds), before=before)
+    return Made(site.split(job), {file: settings}, forecast=forecast.legs(place, site.seconds), before=before)
 
 
 def sweep_(site: Site, path: Path, overrides: Sequence[str], place: Path, *, extend: bool = False) -> Made:
@@ -80,7 +81,7 @@ def sweep_(site: Site, path: Path, overrides: Sequence[str], place: Path, *, ext
         folder = place / cell.name
         former = restore.former_run(run, folder, extend)
         shown = config.dump(run)
-        file = book.folder(folder) / f"train-{_digest(shown)}.yaml"
+        file = book.folder(folder) / f"train-{book.digest(shown)}.yaml"
         settings[number] = (file, shown)
         words = ["train", str(file), "--out", str(folder), *_extending(extend)]
         lines.append(json.dumps({"folder": str(folder), "words": words}))
@@ -88,8 +89,9 @@ def sweep_(site: Site, path: Path, overrides: Sequence[str], place: Path, *, ext
             finished += 1
         else:
             waiting.append(number)
+            site.sees_data(run)
     listing = "\n".join([*lines, ""])
-    runs = book.folder(place) / f"runs-{_digest(listing)}.jsonl"
+    runs = book.folder(place) / f"runs-{book.digest(listing)}.jsonl"
     made = Made(key=runs.name, before=before)
     if finished:
         made.skipped.append(f"{finished} of {len(cells)} runs are finished")
@@ -110,13 +112,35 @@ def sweep_(site: Site, path: Path, overrides: Sequence[str], place: Path, *, ext
     return made
 
 
-def evaluate(site: Site, run: Path, words: Sequence[str]) -> Made:
-    """Score a run."""
+def search(site: Site, place: Path, words: Sequence[str], files: dict[Path, str], run: Any, cpus: int | None) -> Made:
+    """One search on all nodes of a job, in each of which one task lends its machine to it.
+
+    `words`: what it is given, of which `files` are read; `run`: settings of one of its cells.
+    """
+    place = Path(os.path.abspath(place))
+    before = _seen(site, place)
+    if rundir.read_json(place / rundir.STATE).get("state") == "finished":
+        return Made(skipped=[f"{printable(place)} is finished: there is nothing to submit"])
+    if queued := underway.jobs(place, "search"):
+        return Made(skipped=[f"{printable(place)} is queued already, as job {', '.join(queued)}"])
+    site.sees_data(run)
+    words = ("search", "run", *words, "--out", str(place))
+    cpus = cpus or site.cluster.cpus_per_gpu * max(1, site.gpus)
+    return Made(site.split(_job(site, "search", place, words, cpus=cpus)), files, before=before)
+
+
+def evaluate(site: Site, run: Path, words: Sequence[str], wanted: scoring.Wanted | None = None) -> Made:
+    """Score a run; `wanted` says what that comes to, where it can be told."""
     place = Path(os.path.abspath(run))
     before = _seen(site, place)
-    if queued := request.live(place, "evaluate"):
-        return Made(skipped=[f"{printable(place)} is queued already to be scored, as job {', '.join(queued)}"])
-    return Made([_job(site, "evaluate", place, ("evaluate", str(place), *words))], before=before)
+    words = ("evaluate", str(place), *words)
+    key = book.digest(json.dumps(words))
+    if queued := underway.jobs(place, "evaluate", key=key):
+        return Made(skipped=[f"{printable(place)} is queued already to be scored so, as job {', '.join(queued)}"])
+    # What is trained until then may be better than what was scored.
+    if not site.predecessors() and scoring.done(place, key, wanted):
+        return Made(skipped=[f"{printable(place)} is scored so already: there is nothing to submit"])
+    return Made(site.split(_job(site, "evaluate", place, words)), key=key, before=before)
 
 
 def predict(
@@ -135,11 +159,11 @@ def predict(
             f"--shards {shards} cannot be: there are {len(pictures)} pictures; give at most as many shares"
         )
     common = ("predict", os.path.abspath(run), *map(str, paths), *words, "--out", str(place))
-    key = _digest(json.dumps([common, shards, [str(picture.path) for picture in pictures]]))
-    made = Made(key=key, before=before)
+    key = book.digest(json.dumps([common, shards, [str(picture.path) for picture in pictures]]))
+    made = Made(key=key, pictures=len(pictures), before=before)
     layout = maps.Layout.of(len(pictures), samples)
     done = set() if shares.found_wrong(place) else set(shares.done(place, pictures, shards, layout, made.key))
-    live = request.live_elements(place, lambda job: job.kind == "predict" and job.key == made.key)
+    live = underway.elements(place, lambda job: job.kind == "predict" and job.key == made.key)
     busy = {number for _, number in live} - done
     if done:
         made.skipped.append(f"{len(done)} of {shards} shares are done")
@@ -149,7 +173,7 @@ def predict(
     if waiting:
         array = _job(site, "predict", place, common, numbers=waiting, total=shards)
         made.jobs = site.split(array)
-    if waiting or not (busy or shares.verified(place, made.key) or request.live(place, "verify")):
+    if waiting or not (busy or shares.verified(place, made.key) or underway.jobs(place, "verify")):
         # All shares are looked at: those that are queued already must have ended as well.
         behind = ("", *dict.fromkeys(job.id for job, _ in live))
         made.jobs.append(_job(site, "verify", place, (*common, "--verify"), behind=behind, gpus=0))
@@ -189,6 +213,7 @@ def _record(site: Site, made: Made, job: Job, number: str) -> None:
         numbers=job.numbers,
         offset=job.offset,
         total=job.total,
+        pictures=made.pictures,
         legs=site.asked.legs,
         key=made.key,
     )
@@ -225,12 +250,12 @@ def _job(site: Site, kind: book.Kind, place: Path, words: tuple[str, ...], **mor
     return Job(
         kind=kind,
         name=text.name(
-            ["memdist", kind, place.name[:60], _digest(str(place))]
+            ["memdist", kind, place.name[:60], book.digest(str(place))]
         ),  # what is cut off would tell places apart
         words=words,
         place=place,
         folder=Path.cwd(),
-        seconds=site.seconds,
+        seconds=site.without_gpus() if alone else site.seconds,
         nodes=1 if alone else site.asked.nodes,
         ranks=1 if alone else site.ranks,
         gpus=gpus,
@@ -245,10 +270,6 @@ def _seen(site: Site, place: Path) -> int:
     site.sees(place, "the folder")
     site.sees(Path.cwd(), "the current folder")
     return len(book.submitted(place))
-
-
-def _digest(words: str) -> str:
-    return hashlib.sha256(words.encode("utf-8", "surrogatepass")).hexdigest()[:8]
 
 
 def _finished(place: Path, run: Any, former: Any) -> bool:
@@ -272,7 +293,7 @@ def _otherwise(place: Path) -> ConfigError:
 
 def _live_folders(place: Path) -> dict[str, str]:
     """Folders of runs of a place that are queued or run, each with the file of its settings."""
-    live = request.live_elements(place, lambda job: job.key.startswith("runs-"))
+    live = underway.elements(place, lambda job: job.key.startswith("runs-"))
     listings = {job.key: farm.listed(place, job) for job, _ in live}
     lines = [listings[job.key][number - 1] for job, number in live if 0 < number <= len(listings[job.key])]
     return {line["folder"]: line["words"][1] for line in lines}
@@ -280,20 +301,3 @@ def _live_folders(place: Path) -> dict[str, str]:
 
 def _extending(extend: bool) -> tuple[str, ...]:
     return ("--extend",) if extend else ()
-
-
-def _forecast(place: Path, seconds: int) -> str:
-    """How many legs a time limit makes of what is left of a run, by what its steps have taken so far."""
-    unknown = "legs: not known before the first steps are timed; a job that is not done goes on in the next one"
-    try:
-        stands = rundir.read_json(place / rundir.STATE)
-        step, steps, taken = (float(stands[key]) for key in ("step", "steps", "train_seconds"))
-    except (MemdistError, KeyError, TypeError, ValueError):
-        return unknown
-    if step <= 0:
-        return unknown
-    left = (steps - step) * taken / step
-    return (
-        f"legs: about {max(1, math.ceil(left / seconds))} of {times.shown(seconds)}, as {steps - step:.0f} steps are left and "
-        f"each has taken {taken / step:.3g} s so far"
-    )

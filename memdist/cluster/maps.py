@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -46,23 +47,35 @@ def rows(path: str, slurm: Slurm, *, name: str) -> list[Row]:
     place = Path(path)
     made = _manifests(f"{path}/{MANIFEST}")
     elements: dict[str, str] = {}
+    names: dict[str, str] = {}
+    sizes: dict[str, int | None] = {}
     for one in book.submitted(place):
         if one.kind in ("predict", "verify"):
+            names[one.id] = one.name
             words = {f"{number}-of-{one.total}": number for number in one.numbers} or {one.kind: 0}
+            sizes |= {share: one.share(number) for share, number in words.items() if number}
             elements |= {share: one.element(number) for share, number in words.items()}
     attempted = _attempted(book.folder(place) / book.ATTEMPTS)
     if made.keys() == {_WHOLE} and SINGLE in elements.keys() | attempted:
         made = {SINGLE: made[_WHOLE]}
     found = [
-        _row(Row(name=_shown(share), group=name, place=path, state="ended", maps=share != PROOF), share, share in attempted,
-             made.get(share), elements.get(share, ""), slurm)
+        _row(Row(name=_shown(share), group=name, place=path, state="ended", maps=share != PROOF, steps=sizes.get(share)),
+             share, share in attempted, made.get(share), elements.get(share, ""), names, slurm)
         for share in sorted({*made, *elements, *attempted}, key=_order)
     ]  # fmt: skip
     found = found or [Row(name=name, group="", place=path, state="ended", maps=True, step=0)]
     return found if len(found) > 1 else [replace(found[0], name=name, group="")]
 
 
-def _row(row: Row, share: str, attempted: bool, made: _Share | None, element: str, slurm: Slurm) -> Row:
+def _row(
+    row: Row,
+    share: str,
+    attempted: bool,
+    made: _Share | None,
+    element: str,
+    names: Mapping[str, str],
+    slurm: Slurm,
+) -> Row:
     try:
         attempts = book.attempts(book.attempts_file(Path(row.place), share)) if attempted else []
     except (MemdistError, OSError, TypeError, ValueError) as error:
@@ -72,7 +85,9 @@ def _row(row: Row, share: str, attempted: bool, made: _Share | None, element: st
     # Shares hold no lock: an attempt that has no end yet may have come to no map so far.
     life = "unknown" if attempts and life == "dead" else life
     ids = {one for one in (attempts[-1].job if attempts else "", element) if one}
-    job, gone = slurm.find(ids, begun=said == "running") if said != "finished" and life != "alive" else (None, "")
+    job, gone = (
+        slurm.find(ids, names=names, begun=said == "running") if said != "finished" and life != "alive" else (None, "")
+    )
     state = standing.judge(said, life, job, gone=bool(gone), begun=bool(attempts))
     state = standing.cancelled(state, gone, row.place)
     if not ids:

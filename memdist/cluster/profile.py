@@ -51,7 +51,7 @@ class Cluster(Settings):
     """What has to be known of a cluster to run memdist there; null: the site's default, or it has none."""
 
     partition: Word | None = None
-    """Partition of jobs with GPUs; null: the cluster's default one."""
+    """Partition of jobs with GPUs, or several, `gpu,long`; null: the cluster's default one."""
     cpu_partition: Word | None = None
     """Partition of jobs without; null: as `partition`."""
     account: Word | None = None

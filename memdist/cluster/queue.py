@@ -91,11 +91,18 @@ class Queue:
     unknown: str = ""
     """Why Slurm has not answered; empty where it has."""
 
-    def find(self, ids: Iterable[str], name: str = "") -> Job | None:
-        """A job of one of these ids or numbers, or of a name: a running one sooner than one that waits."""
-        keys = set(ids)
-        found = [self.jobs[key] for key in keys if key in self.jobs]
-        found += [self._numbers[key] for key in keys if key in self._numbers]
+    def find(self, ids: Iterable[str], name: str = "", names: Mapping[str, str] | None = None) -> Job | None:
+        """A job of one of these ids or numbers, or of a name: a running one sooner than one that waits.
+
+        `names` of jobs that are known by number: another cluster may have given that to another job.
+        """
+        keys, names = set(ids), names or {}
+        found = [
+            job
+            for key in keys
+            for job in (self.jobs.get(key), self._numbers.get(key))
+            if job is not None and names.get(key.partition("_")[0], job.name) == job.name
+        ]
         found += self._names.get(name, []) if name else []
         return min(found, key=lambda job: (not job.runs, not job.waits), default=None)
 

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from memdist import rundir, times
-from memdist.cluster import book, facts, farm, local, profile, submit, text
-from memdist.cluster import queue as queue_
+from memdist import times
+from memdist.cluster import book, facts, local, profile, submit, text, underway
 from memdist.cluster.profile import LOCAL, Cluster
 from memdist.cluster.text import Job
 from memdist.errors import ClusterError, ConfigError, printable
 
 _OWN = ("/tmp", "/var/tmp", "/dev/shm", "/run")
 """Folders that each machine has for itself."""
+
+_DATA = ("images", "maps", "side_by_side", "csv", "groups", "fixations", "val", "test", "train", "cache")
+"""Settings of `data` that may name folders and files."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +29,8 @@ class Asked:
     time: str | None = None
     nodes: int = 1
     gpus: int | None = None
-    """Of each node; None: one, where the cluster has any."""
+    """Of each node; None: one, where the cluster has any, or with `whole` all."""
+    whole: bool = False
     ranks: int | None = None
     """Of each node; None: one a GPU."""
     legs: int = 1
@@ -44,6 +47,7 @@ class Site:
         self.name = asked.cluster
         self.cluster: Cluster = profile.read(asked.cluster)
         self.notes: list[str] = []
+        self._seen: set[tuple[str, Path]] = set()
         self.local = asked.cluster == LOCAL
         self.facts: facts.Facts | None = None
         if not self.local:
@@ -65,9 +69,10 @@ class Site:
         self.gpus = self._gpus()
         self.ranks = asked.ranks or max(1, self.gpus)
         self._limits()
-        if not self.local and not self.cluster.requeue and asked.legs == 1:
+        if not self.local and (names := submit.overruled(self.cluster)):
             self.notes.append(
-                "jobs of this cluster cannot requeue themselves: with --legs N so many follow one another"
+                f"left aside, as the job says it: {', '.join(names)} of the environment (what a cluster needs belongs in its "
+                "file)"
             )
 
     def _gpus(self) -> int:
@@ -80,7 +85,7 @@ class Site:
                 raise ClusterError(
                     f"--gpus-per-node {asked} cannot be: this machine has {there} GPUs; ask for at most as many"
                 )
-            return min(1, there) if asked is None else asked
+            return (there if self.asked.whole else min(1, there)) if asked is None else asked
         most = self.cluster.gpus_per_node
         if most is None and self.facts is not None:
             most = self.facts.partition(self.cluster.partition).gpus
@@ -90,20 +95,37 @@ class Site:
                 f"--gpus-per-node {asked} cannot be: no node of {where} has more than {most}; ask for at most as many, and for "
                 "more --nodes"
             )
-        return (1 if most is None else min(1, most)) if asked is None else asked
+        if asked is not None:
+            return asked
+        return (most or 0) if self.asked.whole else 1 if most is None else min(1, most)
+
+    def _limit(self, name: str | None) -> tuple[int | None, str]:
+        """Longest time of a job in a partition, and who says so; None: nobody bounds it, or it is not known."""
+        limit = times.seconds(self.cluster.max_time) if self.cluster.max_time else None
+        where = "the cluster's file"
+        if self.facts is not None:
+            partition = self.facts.partition(name)
+            if partition.seconds is not None and (limit is None or partition.seconds < limit):
+                limit, where = partition.seconds, f"partition {partition.name}"
+        return limit, where
+
+    def without_gpus(self) -> int:
+        """Seconds of a job without GPUs beside those that have them: what was asked for, as far as its partition allows it."""
+        limit, where = self._limit(self.cluster.cpu_partition or self.cluster.partition)
+        if limit is None or self.seconds <= limit:
+            return self.seconds
+        self.notes.append(f"the job that verifies has {times.shown(limit)}, the limit of {where}")
+        return limit
 
     def _limits(self) -> None:
-        limit = times.seconds(self.cluster.max_time) if self.cluster.max_time else None
         name = (self.cluster.partition if self.gpus else self.cluster.cpu_partition) or self.cluster.partition
-        where = "the cluster's file"
         if self.facts is not None:
             partition = self.facts.partition(name)
             if partition.nodes and self.asked.nodes > partition.nodes:
                 raise ClusterError(
                     f"--nodes {self.asked.nodes} cannot be: partition {partition.name} has {partition.nodes}; ask for fewer"
                 )
-            if partition.seconds is not None and (limit is None or partition.seconds < limit):
-                limit, where = partition.seconds, f"partition {partition.name}"
+        limit, where = self._limit(name)
         if limit is not None and self.seconds > limit:
             legs = -(-self.seconds // limit)
             raise ClusterError(
@@ -135,6 +157,15 @@ class Site:
                 f"system, or name it in `shared` of the file of cluster {self.name}"
             )
 
+    def sees_data(self, run: Any, *, scored: bool = False) -> None:
+        """As `sees`, for what the settings of a run name and its training reads (`scored`: its scoring)."""
+        said = [(f"data.{key} =", getattr(run.data, key)) for key in _DATA]
+        said.append(("eval.fid_weights =", run.eval.fid_weights) if scored else ("init.from =", run.init.from_))
+        for what, place in said:
+            if isinstance(place, Path) and (what, place) not in self._seen:
+                self.sees(place, what)
+                self._seen.add((what, place))  # of a sweep, all runs have the same
+
     def submit(self, job: Job) -> str:
         """Submit a job; gives its number."""
         return local.submit(job, self.cluster) if self.local else submit.to_slurm(job, self.cluster)
@@ -145,6 +176,13 @@ class Site:
 
     def split(self, job: Job) -> list[Job]:
         """A job as it is submitted: arrays cut to what Slurm takes, chains as so many jobs."""
+        if not self.local and not self.cluster.requeue and self.asked.legs == 1:
+            # Only single trainings and searches can be chained.
+            chains = job.kind in ("train", "search") and not job.numbers
+            goes_on = (
+                "with --legs N so many follow one another" if chains else "when they have ended, submit what is left"
+            )
+            self.notes.append(f"jobs of this cluster cannot requeue themselves: {goes_on}")
         if job.numbers:
             most = self.facts.max_array if self.facts is not None else facts.MAX_ARRAY
             pieces = text.cut(job.numbers, 10**9 if self.local else most)
@@ -160,80 +198,19 @@ class Site:
         numbers: list[str] = []
         for run in self.asked.after:
             run = Path(os.path.abspath(run))
-            waits = live(run, "train")
-            if not waits and (own := element(run)):
+            waits = underway.jobs(run, "train")
+            if not waits and (own := underway.element(run)):
                 # What waits on this machine waits for a whole array.
                 waits = [each.partition("_")[0] if each.startswith("local-") else each for each in own[1]]
             if waits and any(job.legs > 1 for job in book.submitted(run) if job.id in waits):
                 numbers.append(waits[-1])  # of a chain, every leg but the last may end before the run does
             elif waits:
                 numbers += waits
-            elif not _finished(run):
+            elif not underway.finished(run):
                 raise ClusterError(
                     f"--after {printable(run)}: this run is neither finished nor has it a job that waits or runs; submit it first"
                 )
         return tuple(dict.fromkeys(numbers))
-
-
-def _finished(place: Path) -> bool:
-    """Whether a run, or every run of the last sweep of a folder of runs, has come to its end."""
-    keys = [job.key for job in book.submitted(place) if job.key.startswith("runs-")]
-    listing = book.folder(place) / keys[-1] if keys else None
-    if listing is None or not listing.is_file():
-        return rundir.read_json(place / rundir.STATE).get("state") == "finished"
-    return all(_finished(Path(json.loads(line)["folder"])) for line in listing.read_text().splitlines())
-
-
-def live(place: Path, kind: book.Kind | None = None, *, cancelled: bool = False) -> list[str]:
-    """Jobs of a place (of one kind) that wait or run; of those that were cancelled, and may still end, only if so wanted."""
-    over = set() if cancelled else book.cancellations(place)
-    jobs = [job for job in book.submitted(place) if kind in (None, job.kind) and job.id not in over]
-    queued = {each.partition("_")[0] for each in _queue(jobs).jobs}
-    return [job.id for job in jobs if (local.alive(job.id) if job.id.startswith("local-") else job.id in queued)]
-
-
-def live_elements(
-    place: Path, match: Callable[[book.Submitted], bool], *, cancelled: bool = False
-) -> list[tuple[book.Submitted, int]]:
-    """Elements of arrays that `match` which wait or run, each with its number; cancelled ones only if so wanted."""
-    over = set() if cancelled else book.cancellations(place)
-    jobs = [job for job in book.submitted(place) if job.numbers and job.id not in over and match(job)]
-    queue = _queue(jobs)
-    found: list[tuple[book.Submitted, int]] = []
-    for job in jobs:
-        here = job.id.startswith("local-")
-        if here and not local.alive(job.id):
-            continue
-        elements = ((number, job.element(number)) for number in job.numbers)
-        found += [(job, number) for number, name in elements if name not in over and (here or name in queue.jobs)]
-    return found
-
-
-def element(run: Path, *, cancelled: bool = False) -> tuple[Path, list[str]] | None:
-    """The folder of runs that a run was submitted with, and the elements that train it and wait or run; else None."""
-    place = run.parent
-    listings = {job.key: farm.listed(place, job) for job in book.submitted(place)}
-    numbers = {
-        (key, number)
-        for key, listing in listings.items()
-        for number, line in enumerate(listing, 1)
-        if line["folder"] == str(run)
-    }
-    if not numbers:
-        return None
-    found = live_elements(place, lambda job: any(key == job.key for key, _ in numbers), cancelled=cancelled)
-    return place, [job.element(number) for job, number in found if (job.key, number) in numbers]
-
-
-def _queue(jobs: Sequence[book.Submitted]) -> queue_.Queue:
-    """What Slurm says of jobs; raises ClusterError where it does not answer: what it has would be submitted twice."""
-    theirs = [job.id for job in jobs if not job.id.startswith("local-")]
-    found = queue_.ask() if theirs else queue_.Queue()
-    if found.unknown and facts.there():
-        raise ClusterError(
-            f"whether job {theirs[-1]} waits or runs is not known, as {found.unknown}: try again when Slurm answers"
-        )
-    return found
 
 
 def hours(job: Job) -> float:

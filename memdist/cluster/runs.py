@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -56,7 +56,7 @@ def read(path: str, names: Collection[str], slurm: Slurm, *, name: str, group: s
         return row
     if stands and said not in _SAID:
         raise CheckpointError(f"{rundir.STATE} names no state that a run can have: {said!r}"[:200])
-    row = _judged(row, names, stands, attempts, elements, slurm)
+    row = _judged(row, names, stands, attempts, elements, farm.names if farm is not None else {}, slurm)
     if row.state in ("running", "running?") and rundir.TIMING in names:
         row = replace(row, speed=tails.last(f"{path}/{rundir.TIMING}", _speed)[1])
     return row
@@ -68,6 +68,7 @@ def _judged(
     stands: dict[str, Any],
     attempts: Sequence[Attempt],
     elements: Sequence[str],
+    arrays: Mapping[str, str],
     slurm: Slurm,
 ) -> Row:
     """The row of a run that has not finished, with its state, its node and its reason."""
@@ -94,7 +95,8 @@ def _judged(
     # What runs without a job, Slurm knows nothing of.
     theirs = owner is not None and not own and life == "unknown"
     begun = bool(attempts) and attempts[-1].ended is None
-    job, gone = slurm.find(ids, chain, begun=begun) if life != "alive" else (None, "")
+    known = {**arrays, **{one.id: one.name for one in submitted}}
+    job, gone = slurm.find(ids, chain, names=known, begun=begun) if life != "alive" else (None, "")
     gone = "" if theirs else own if gone and own else gone
     state = standing.judge(said, life, job, gone=bool(gone), begun=bool(attempts or said))
     state = standing.cancelled(state, gone, row.place, os.path.dirname(row.place))

@@ -8,10 +8,11 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from memdist import times
+from memdist.cluster import queue
 
 LOCAL_JOB = "MEMDIST_LOCAL_JOB"
 """Environment variable of a job that is queued on this machine: its number, of an array `local-..._4`."""
@@ -89,6 +90,12 @@ class Here:
         most = times.limit(limit[1]) if limit else None
         return most is None or used is None or (times.limit(used[1]) or 0) < most
 
+    def beside(self, jobs: Iterable[str], names: Mapping[str, str]) -> str | None:
+        """Another one of these jobs that runs, as far as Slurm tells; `names` of those that are known."""
+        others = [job for job in jobs if job != self.id]
+        found = queue.ask().find(others, names=names) if others and not self.local else None
+        return found.id if found is not None and found.runs else None
+
     def requeue(self, without: str | None) -> str | None:
         """Put this job into the queue again, without a node if need be; None, or why that cannot be.
 
@@ -102,14 +109,25 @@ class Here:
                 return None
             return f"scontrol requeue {self.number} is refused"
         if without:
-            # Only of a job that waits may the nodes be changed; those that it keeps away from already stay so.
-            said = re.search(r"\bExcNodeList=(\S+)", self._scontrol("show", "job", "-o", self.number) or "")
-            without = f"{said[1]},{without}" if said and said[1] not in ("(null)", without) else without
             for _ in range(20):
-                if self._scontrol("update", f"JobId={self.number}", f"ExcNodeList={without}") is not None:
+                if self._avoid(self.number, without):
                     break
                 time.sleep(0.2)
         return None
+
+    def avoid_later(self, name: str, without: str) -> None:
+        """Have the jobs of a name that wait, as those of a chain do, keep away from a node as well; as far as Slurm does it."""
+        if self.local or not name or shutil.which("scontrol") is None:
+            return
+        for job in queue.ask().jobs.values():
+            if job.name == name and job.waits and job.id != self.id:
+                self._avoid(job.id, without)
+
+    def _avoid(self, number: str, without: str) -> bool:
+        # Only of a job that waits may the nodes be changed; those that it keeps away from already stay so.
+        said = re.search(r"\bExcNodeList=(\S+)", self._scontrol("show", "job", "-o", number) or "")
+        without = f"{said[1]},{without}" if said and said[1] not in ("(null)", without) else without
+        return self._scontrol("update", f"JobId={number}", f"ExcNodeList={without}") is not None
 
     def _scontrol(self, *words: str) -> str | None:
         if self.local or not self.number:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -71,6 +71,8 @@ class Row:
     state: State
     maps: bool = False
     """Whether steps are maps."""
+    scoring: bool = False
+    """Whether it is a scoring of a run."""
     epoch: float | None = None
     step: int | None = None
     steps: int | None = None
@@ -119,10 +121,13 @@ class Slurm:
             self._until = time.monotonic() + OLD * (6 if self._queue.unknown else 1)
         return self._queue
 
-    def find(self, ids: Iterable[str], name: str = "", *, begun: bool = False) -> tuple[Job | None, str]:
+    def find(
+        self, ids: Iterable[str], name: str = "", *, names: Mapping[str, str] | None = None, begun: bool = False
+    ) -> tuple[Job | None, str]:
         """The job of one of these ids, or of a chain's name, and else one that is known to be gone, or nothing.
 
-        `begun`: an attempt of theirs has noted no end, which is all that is known of jobs of this machine.
+        `names` are those of jobs, by number. `begun`: an attempt of theirs has noted no end, which is all that is known of
+        jobs of this machine.
         """
         ids = sorted(ids, key=lambda one: (len(one), one))
         here = [one for one in ids if one.startswith(LOCAL)]
@@ -132,7 +137,7 @@ class Slurm:
         ids = [one for one in ids if one[:1].isdigit()]
         if not ids:
             return None, ""
-        job = self.queue.find(ids, name)
+        job = self.queue.find(ids, name, names)
         return job, "" if job is not None or self.queue.unknown else ids[-1]
 
     def ended(self, ids: Iterable[str]) -> dict[str, Job | None]:

@@ -25,12 +25,42 @@ PATIENCE = 300
 """Seconds that sbatch may take: with a busy controller it tries again by itself for some minutes."""
 
 
+_OVERRULED = (
+    *(
+        "ARRAY_INX",
+        "BATCH",
+        "CPUS_PER_GPU",
+        "CLUSTERS",
+        "ERROR",
+        "GPUS",
+        "GPUS_PER_NODE",
+        "GPUS_PER_TASK",
+        "GRES",
+        "INPUT",
+    ),
+    *("JOB_NAME", "NO_REQUEUE", "OPEN_MODE", "OUTPUT", "PARTITION", "REQUEUE", "SIGNAL", "TIMELIMIT", "WAIT"),
+)
+"""Variables `SBATCH_...` that would overrule what a script says, or what its limits were looked up for."""
+
+_LEFT_OPEN = {"ACCOUNT": "account", "QOS": "qos", "CONSTRAINT": "constraint"}
+_LEFT_OPEN |= dict.fromkeys(("MEM_PER_CPU", "MEM_PER_GPU", "MEM_PER_NODE"), "memory_per_rank")
+"""Those that may say what a profile does not, each with the profile's own key."""
+
+
+def overruled(cluster: Cluster) -> list[str]:
+    """Variables of this environment that sbatch is not to see: to it they count more than the lines of a script."""
+    names = [*_OVERRULED, *(name for name, key in _LEFT_OPEN.items() if getattr(cluster, key) is not None)]
+    for option in cluster.options:
+        names.append(option.partition("=")[0].partition(" ")[0].strip("-").replace("-", "_").upper())
+    return sorted({f"SBATCH_{name}" for name in names} & os.environ.keys())
+
+
 def to_slurm(job: Job, cluster: Cluster) -> str:
     """Submit a job or an array; gives its number. Raises ClusterError with sbatch's own words where it refuses."""
     text = render(job, cluster)
     with private():
         rundir.make_folder(book.logs(job.place))
-        number = _sbatch(text)
+        number = _sbatch(text, overruled(cluster))
         rundir.write_text(script(job.place, number), text)
     return number
 
@@ -45,7 +75,7 @@ def cancel(jobs: Sequence[str]) -> None:
     facts.call(["scancel", "--quiet", *jobs])
 
 
-def _sbatch(text: str) -> str:
+def _sbatch(text: str, without: Sequence[str]) -> str:
     if not facts.there():
         facts.call(["sbatch", "--version"])  # which says so
     with warnings.catch_warnings():
@@ -60,7 +90,8 @@ def _sbatch(text: str) -> str:
             return text
 
         def _make_submission_command(self, submission_file_path: Path) -> list[str]:
-            return ["timeout", "-k", "5", str(PATIENCE), "sbatch", str(submission_file_path)]
+            clean = ["env", *(f"--unset={name}" for name in without)]
+            return [*clean, "timeout", "-k", "5", str(PATIENCE), "sbatch", str(submission_file_path)]
 
     # Of a name with % submitit would make another; sbatch takes a copy of what lies there.
     with tempfile.TemporaryDirectory(prefix="memdist-submit-") as folder:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from memdist import rundir
-from memdist.cluster import book, maps, runs, standing
+from memdist.cluster import book, maps, runs, scorings, standing
 from memdist.cluster.farm import Farm
 from memdist.cluster.queue import Job
 from memdist.cluster.standing import Row, Slurm
@@ -119,6 +119,8 @@ class _Walk:
         if begun:
             name, group = self._named(within, farm)
             self.rows.append(runs.read(path, names, self._slurm, name=name, group=group, farm=farm))
+            if rundir.JOBS in names:
+                self.rows += scorings.rows(self.rows[-1], self._slurm)
         return farm
 
     def _named(self, within: str, farm: Farm | None) -> tuple[str, str]:
@@ -148,7 +150,7 @@ def _unbegun(farm: Farm, group: str, slurm: Slurm) -> Iterator[Row]:
     for name, elements in farm.elements.items():
         if name in farm.begun:
             continue
-        job, gone = slurm.find(elements[-1:])
+        job, gone = slurm.find(elements[-1:], names=farm.names)
         why = standing.pending(job) if job is not None and job.waits else standing.unseen(elements[-1:])
         state = standing.judge("", "unknown", job, gone=bool(gone), begun=False)
         yield Row(

@@ -41,6 +41,14 @@ def expand(overrides: Sequence[str]) -> list[Cell]:
         swept.append(len(found) > 1)
         if len(set(found)) < len(found):
             raise ConfigError(f"{printable(text)!r} has a value twice: two runs would be the same; name each once")
+    keys = [text.partition("=")[0].strip() for text in overrides]
+    for key, sweeps in zip(keys, swept, strict=True):
+        # The later one would overrule: runs of different names would be the same.
+        if sweeps and keys.count(key) > 1:
+            again = " ".join(printable(text) for text, other in zip(overrides, keys, strict=True) if other == key)
+            raise ConfigError(
+                f"{again} cannot be: {printable(key)} is swept, and given again; name all its values in one"
+            )
     total = 1
     for axis in axes:
         total *= len(axis)

@@ -205,10 +205,10 @@ def _whole(row: Row) -> Row:
 def _cells(row: Row) -> tuple[str, ...]:
     """State, epoch, step, loss, speed, time left, node, attempts."""
     step = "" if row.step is None else f"{row.step}"
+    if row.steps is not None and (step or not row.maps):
+        step = f"{step or '?'}/{row.steps}"
     if row.maps:
         step += " maps" if step else ""
-    elif row.steps is not None:
-        step = f"{step or '?'}/{row.steps}"
     return (
         row.state,
         "" if row.epoch is None else f"{row.epoch:.4g}" if row.epoch >= 1000 else f"{row.epoch:.1f}",

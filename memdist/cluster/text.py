@@ -35,6 +35,8 @@ class Job:
     """Of each node."""
     gpus: int = 0
     """Of each node; 0: the ranks run on CPUs."""
+    cpus: int = 0
+    """Of each rank; 0: as many as the cluster gives a GPU."""
     runs: Path | None = None
     """File with a line for each run of an array, in place of `words`."""
     numbers: tuple[int, ...] = ()
@@ -72,8 +74,8 @@ def directives(job: Job, cluster: Cluster) -> list[str]:
         f"--nodes={job.nodes}",
         f"--ntasks-per-node={job.ranks}",
         gpus[cluster.gpu_form] if job.gpus else "",
-        f"--cpus-per-task={cluster.cpus_per_gpu}",
-        f"--mem={_times(cluster.memory_per_rank, job.ranks)}" if cluster.memory_per_rank else "",
+        f"--cpus-per-task={job.cpus or cluster.cpus_per_gpu}",
+        f"--mem={_times(cluster.memory_per_rank, max(job.ranks, job.gpus))}" if cluster.memory_per_rank else "",
         f"--time={times.slurm(job.seconds)}",
         f"--array={indices([number - job.offset for number in job.numbers])}{throttle}" if job.numbers else "",
         f"--dependency={','.join(waits)}" if waits else "",

@@ -54,7 +54,7 @@ def liveness(place: Path, share: int | None) -> Callable[[], bool]:
         found = beside(place, slurm).rows
         if share is not None:
             found = tuple(row for row in found if row.name.startswith(f"{share}/"))
-        return any(row.state in LIVE for row in found)
+        return any(row.state in LIVE and not row.scoring for row in found)
 
     return live
 

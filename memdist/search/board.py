@@ -116,10 +116,8 @@ def _waits(method: Any, trial: Trial) -> bool:
 
 
 def _many(driver: Driver) -> str:
-    from memdist.search import cells
-
-    space = driver.space
-    return "cells drawn at random" if space.drawn else f"{cells.count(space)} cells"
+    many = driver.method.candidates.count
+    return "cells drawn at random" if many is None else f"{many} cells"
 
 
 def _span(told: list[Told], begun: float) -> float:
@@ -143,13 +141,9 @@ def _before(told: list[Told], one: Told) -> int:
 def left(driver: Driver) -> float | None:
     """Epochs that a search still trains; of ASHA, and of spaces without end, None: nobody knows."""
     method = driver.method
-    from memdist.search import cells
-
     if isinstance(method, Asha) or method.name == "descent":
         return None
-    many = method.samples or math.inf
-    if not driver.space.drawn:
-        many = min(many, cells.count(driver.space))
+    many = min(method.samples or math.inf, method.candidates.count or math.inf)
     if many == math.inf:
         return None
     ended = sum(not trial.running for trial in method.trials)

@@ -19,6 +19,11 @@ class Candidates(ABC):
     def __init__(self, space: Space) -> None:
         self.space = space
 
+    @property
+    @abstractmethod
+    def count(self) -> int | None:
+        """How many there are; None where they have no end."""
+
     @abstractmethod
     def at(self, place: int) -> int | None:
         """Number of the cell at a place, counted from 0; None after the last."""
@@ -39,6 +44,11 @@ class InOrder(Candidates):
         super().__init__(space)
         self._count = cells.count(space)
 
+    @property
+    def count(self) -> int:
+        """All cells."""
+        return self._count
+
     def at(self, place: int) -> int | None:
         """The place itself."""
         return place if place < self._count else None
@@ -50,6 +60,11 @@ class Shuffled(Candidates):
     def __init__(self, space: Space, seed: int) -> None:
         super().__init__(space)
         self._count, self._seed = cells.count(space), seed
+
+    @property
+    def count(self) -> int:
+        """All cells."""
+        return self._count
 
     def at(self, place: int) -> int | None:
         """A permutation of the places."""
@@ -69,6 +84,11 @@ class Drawn(Candidates):
         self._numbers: list[int] = []
         self._names: set[str] = set()
         self._next = 0
+
+    @property
+    def count(self) -> None:
+        """Nobody knows."""
+        return None
 
     def at(self, place: int) -> int | None:
         """Number of the draw that is the place-th new cell."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
-from memdist import config
+from memdist import config, rundir
 from memdist.search import cells, folder, tidy
 from memdist.search.cells import Space
 from memdist.search.hands import Task
@@ -14,6 +14,7 @@ from memdist.search.ledger import Ledger
 from memdist.search.methods.method import Ask, Method
 from memdist.search.outcome import Outcome
 from memdist.search.parameter import ABSENT
+from memdist.search.rows import Row
 from memdist.search.settings import Search
 
 QUIET: Mapping[str, Any] = {"log.tensorboard": False, "log.images": 0, "checkpoint.every": 1_000_000}
@@ -38,8 +39,10 @@ class Driver:
         method: Method,
         key: Callable[[cells.Cell], str],
         elsewhere: Mapping[str, Path],
+        score: str = "",
     ) -> None:
-        """Take up the search where its ledger stands; raises SearchError."""
+        """Take up the search where its ledger stands; raises SearchError. `score`: split on which finished trials are scored."""
+        self._score = score
         self.place, self.space, self.search, self.method = place, space, search, method
         self.ledger = Ledger(place / folder.LEDGER, method, key, {k: str(path) for k, path in elsewhere.items()})
         self._again: list[Ask] = method.running
@@ -86,6 +89,7 @@ class Driver:
             mode=self.method.mode,
             failures=self.search.failures,
             ranks=ranks,
+            score=self._score,
         )
 
     def folder(self, trial: int) -> Path:
@@ -99,6 +103,7 @@ class Driver:
             self._again.append(ask)
             return
         self.ledger.tell(ask.trial, ask.until, outcome)
+        self.note("running")
         tidy.after(self.place / folder.TRIALS, self.method, self.ledger.folders, ask.trial, self.search.keep)
 
     @property
@@ -106,10 +111,47 @@ class Driver:
         """Whether all that is to be found is found."""
         return self.method.done and not self.handed
 
+    def rows(self) -> list[Row]:
+        """What has become of each trial."""
+        why = {one.trial: one.outcome.why for one in self.ledger.told}
+        rows = []
+        for trial in self.method.trials:
+            values = {until: result.value for until, result in trial.results.items() if result.value is not None}
+            reached = max(values, default=0)
+            last = trial.last
+            rows.append(
+                Row(
+                    trial.number,
+                    self.method.candidates.cell(trial.cell),
+                    reached,
+                    "running" if trial.running or last is None else last.state,
+                    values.get(reached),
+                    f"{folder.TRIALS}/{self.ledger.folders[trial.number]}",
+                    why.get(trial.number, ""),
+                )
+            )
+        return rows
+
+    def note(self, state: Literal["running", "stopped", "finished"], why: str = "") -> None:
+        """Say in state.json how the search stands, for whoever looks at the folder."""
+        best = self.method.best()
+        record = {
+            "state": state,
+            "why": why,
+            "search": self.method.name,
+            "trials": len(self.method.trials),
+            "of": self.method.samples or self.method.candidates.count,
+            "results": len(self.ledger.told),
+            "failed": sum(1 for one in self.ledger.told if one.outcome.state != "ok"),
+            "best": None if best is None else {"trial": best.number, "folder": self.ledger.folders[best.number]},
+        }
+        rundir.write_json(self.place / rundir.STATE, record)
+
     def end(self) -> None:
-        """Make room where all is found."""
+        """Note how it ends, and make room where all is found."""
         if self.done:
             tidy.end(self.place / folder.TRIALS, self.method, self.ledger.folders, self.search.keep)
+        self.note("finished" if self.done else "stopped", "" if self.done else "a signal")
 
     def close(self) -> None:
         """Close the ledger."""

@@ -4,6 +4,7 @@ SEARCH/
     search.json          what is searched and how: another search is refused here
     ledger.jsonl         every decision and every result, in order (`memdist.search.ledger`)
     trials/<cell>/       an ordinary run folder each
+    state.json           how it stands
     workers/             what trials print, a file for each process that trains them
     leaderboard.csv ...  what came of it (`memdist.search.summary`)
 """

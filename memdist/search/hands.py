@@ -21,6 +21,7 @@ from memdist.errors import CheckpointError, MemdistError, SearchError
 from memdist.launch.ends import RESUME_ME
 from memdist.launch.forward import bound
 from memdist.search import outcome
+from memdist.search.allocation import alone
 from memdist.search.objective import Mode, Scope
 from memdist.search.outcome import Outcome
 
@@ -47,6 +48,8 @@ class Task:
     """How often it is begun again from its checkpoint."""
     ranks: int = 1
     """Processes that share it; more than one: each with a GPU of its own."""
+    score: str = ""
+    """Split on which it is scored once it has come to its end; empty: on none."""
 
 
 class Hands:
@@ -74,7 +77,9 @@ class Hands:
             if (found := _there(out, task)) is not None:
                 return found
             start = self.log.stat().st_size if self.log.is_file() else 0
-            answer = self._ask(task, stop) if task.ranks == 1 else self._launch(task, stop)
+            answer = {"code": 0} if task.ranks == 1 else self._launch(task, stop)
+            if answer["code"] == 0 and (task.ranks == 1 or task.score):
+                answer = self._ask(task, stop)
             code, said = answer["code"], str(answer["error"])
             if code == RESUME_ME and stop():
                 return Outcome("stopped")
@@ -98,7 +103,7 @@ class Hands:
         process, answers = self._ready()
         assert process.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # its end says why
-            process.stdin.write(json.dumps({"settings": task.settings, "out": task.out}) + "\n")
+            process.stdin.write(json.dumps({"settings": task.settings, "out": task.out, "score": task.score}) + "\n")
             process.stdin.flush()
         with selectors.DefaultSelector() as selector:
             selector.register(answers, selectors.EVENT_READ)
@@ -123,7 +128,7 @@ class Hands:
         with open(self.log, "ab") as log:
             process = subprocess.Popen(
                 command,
-                env={**os.environ, "GPUS": str(task.ranks), "OMP_NUM_THREADS": str(self.threads)},
+                env={**alone(os.environ), "GPUS": str(task.ranks), "OMP_NUM_THREADS": str(self.threads)},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -147,7 +152,7 @@ class Hands:
             with open(self.log, "ab") as log, open(write, "wb") as theirs:
                 self._process = subprocess.Popen(
                     [sys.executable, "-P", "-m", "memdist.search.worker", str(write)],
-                    env={**os.environ, "OMP_NUM_THREADS": str(self.threads)},
+                    env={**alone(os.environ), "OMP_NUM_THREADS": str(self.threads)},
                     stdin=subprocess.PIPE,
                     stdout=log,
                     stderr=log,
@@ -179,6 +184,8 @@ def _there(out: Path, task: Task) -> Outcome | None:
         if stands.get("state") == "diverged":
             return Outcome("diverged", epoch=_epoch(out), kind="diverged", why=str(stands.get("why") or ""))
         if stands.get("state") not in ("finished", "stopped"):
+            return None
+        if task.score and task.score not in rundir.read_json(out / rundir.SCORES):
             return None
         found = outcome.of_run(out, task.until, task.metric, task.scope, task.mode)
     except (CheckpointError, SearchError):

@@ -31,11 +31,11 @@ _POLL = 2.0
 """Seconds between two looks of a trial whether the search is to stop."""
 _LOST = 3
 """How often a trial is started again whose machine or process of Ray's was lost."""
-_STORE = 100 * 2**20
+STORE = 100 * 2**20
 """Bytes of Ray's shared memory: next to nothing goes through it."""
 
 # Read when ray is imported, and by what it starts.
-_ENVIRONMENT = {
+ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_DEDUP_LOGS": "0",
@@ -52,14 +52,14 @@ _ENVIRONMENT = {
 @contextlib.contextmanager
 def cluster(address: str | None, cpus: int, gpus: int) -> Iterator[None]:
     """Ray: the cluster at an address, or one of this machine alone that ends with the context; raises SearchError."""
-    for name, value in _ENVIRONMENT.items():
+    for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     import ray
 
-    folder = None if address else _temporary()
+    folder = None if address else temporary()
     mine: dict[str, Any] = {}
     if folder is not None:
-        mine = {"num_cpus": cpus, "num_gpus": gpus, "include_dashboard": False, "object_store_memory": _STORE}
+        mine = {"num_cpus": cpus, "num_gpus": gpus, "include_dashboard": False, "object_store_memory": STORE}
         mine |= {"_temp_dir": str(folder), "_node_ip_address": "127.0.0.1"}
     try:
         ray.init(address=address or "local", log_to_driver=False, logging_level="ERROR", **mine)
@@ -76,7 +76,7 @@ def cluster(address: str | None, cpus: int, gpus: int) -> Iterator[None]:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _temporary() -> Path:
+def temporary() -> Path:
     """A folder for what Ray keeps; those of searches that were killed go."""
     # Paths of the sockets in it have an end.
     place = next(path for path in (tempfile.gettempdir(), "/tmp") if len(path) < 20 or path == "/tmp")

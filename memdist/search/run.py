@@ -6,17 +6,19 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from memdist import config, locks, rundir
+from memdist import config, locks, output, rundir
 from memdist.errors import ConfigError, SearchError
 from memdist.launch import gpus as gpus_
 from memdist.launch import local
+from memdist.launch import place as place_
 from memdist.launch.ends import RESUME_ME
-from memdist.search import cells, folder, settings
+from memdist.search import allocation, cells, folder, found, on_ray, settings, summary
+from memdist.search import confirm as confirming
 from memdist.search.board import Board, standing
 from memdist.search.cells import Space
 from memdist.search.driver import Driver
@@ -40,7 +42,7 @@ class Asked:
 
     def about(self, split: str) -> dict[str, Any]:
         """What a folder is of this search alone by, as JSON's own types."""
-        mine = {"format": folder.FORMAT, "source": self.space.base, "split": split}
+        mine = {"format": folder.FORMAT, "split": split}
         mine |= {"metric": self.search.metric, "scope": self.search.scope} | self.method.settings()
         found: dict[str, Any] = json.loads(json.dumps(mine))
         return found
@@ -98,13 +100,73 @@ def _rungs(method: Asha, every: int, metric: str) -> None:
 
 
 def search(asked: Asked, address: str | None) -> int:
-    """Search, or go on; the exit code is 0, or RESUME_ME where a signal came. Raises MemdistError."""
-    keys = Keys(asked.space)
-    about = asked.about(keys.split(asked.run))
-    elsewhere = trained(asked.search.reuse)
-    from memdist import output
-    from memdist.search import on_ray
+    """Search, or go on; the exit code is 0, or RESUME_ME where a signal came. Raises MemdistError.
 
+    As one of several tasks of srun, one on each node, it makes a Ray cluster of them.
+    """
+
+    def drive(address: str | None) -> int:
+        keys = Keys(asked.space)
+        about = asked.about(keys.split(asked.run))
+        elsewhere = trained(asked.search.reuse)
+        with _driven(asked, about, keys, elsewhere, address) as driver:
+            if driver.done:
+                mode, metric, epochs = asked.method.mode, asked.search.metric, asked.method.epochs
+                place = Path(os.path.relpath(driver.place))
+                output.show(summary.write(place, asked.space, driver.rows(), mode=mode, metric=metric, epochs=epochs))
+            else:
+                output.show("\n".join(standing(driver, time.time())))
+            return _end(driver)
+
+    return _somewhere(asked.place, address, drive)
+
+
+def confirm(folder_: Path, top: int, seeds: int, words: Sequence[str], address: str | None) -> int:
+    """Train the best `top` trials of a search again from `seeds` other seeds, or go on; the exit code is as of `search`."""
+    mine, theirs = settings.parted(words)
+    if theirs:
+        raise ConfigError(
+            f"{theirs[0]} cannot be given: finalists are trained as they were searched; search.cpus, search.gpus and search.pack "
+            "can"
+        )
+    about = folder.settings(folder_)
+    finalists, chosen = confirming.finalists(folder_, top, seeds)
+    how = settings.read({"metric": about["metric"], "scope": about["scope"], "mode": about["mode"]}, mine)
+    how = how.model_copy(update={"keep": finalists.count})
+    method = confirming.Again(finalists, about["epochs"], about["mode"])
+    run = cells.resolve(finalists.space, finalists.cell(0))
+    asked = Asked(finalists.space, how, run, method, folder_ / confirming.FOLDER)
+
+    def drive(address: str | None) -> int:
+        keys = Keys(asked.space)
+        with _driven(asked, asked.about(keys.split(run)), keys, {}, address, confirming.REPORTED) as driver:
+            code = _end(driver)
+        if code == 0:
+            rows = confirming.lines(chosen, found.trials(asked.place), seeds, method.mode)
+            confirming.write(folder_, rows)
+            output.show(confirming.table(rows, about, seeds))
+        return code
+
+    return _somewhere(asked.place, address, drive)
+
+
+def _somewhere(place: Path, address: str | None, drive: Callable[[str | None], int]) -> int:
+    """Do it on a Ray cluster: of this machine, at an address, or of the machines of this step of srun."""
+    here = place_.take(joins=address is None)
+    if here.world == 1 or address is not None:
+        return drive(address)
+    if here.rank > 0:
+        allocation.lend(place.absolute(), os.environ)
+        return 0
+    with allocation.head(place.absolute(), here, os.environ) as address:
+        return drive(address)
+
+
+@contextlib.contextmanager
+def _driven(
+    asked: Asked, about: dict[str, Any], keys: Keys, elsewhere: Mapping[str, Path], address: str | None, score: str = ""
+) -> Iterator[Driver]:
+    """Train until all is found or a signal comes; gives the driver as it then stands."""
     place = asked.place.absolute()
     begun = folder.check(place, about)
     own = 0 if asked.run.device == "cpu" else gpus_.count()
@@ -115,18 +177,22 @@ def search(asked: Asked, address: str | None) -> int:
         with locks.hold(place, give_up=lambda: 0):
             if not begun:
                 folder.begin(place, about)
-            with contextlib.closing(Driver(place, asked.space, asked.search, asked.method, keys, elsewhere)) as driver:
+            with contextlib.closing(
+                Driver(place, asked.space, asked.search, asked.method, keys, elsewhere, score)
+            ) as driver:
                 output.console(needed=False).print(_opening(asked, place, need, begun), soft_wrap=True)
+                driver.note("running")
                 with Board(driver, time.time()) as board:
-                    done = on_ray.search(
-                        driver, need, place / folder.WORKERS, board.look, ranks=max(1, int(need["GPU"]))
-                    )
+                    on_ray.search(driver, need, place / folder.WORKERS, board.look, ranks=max(1, int(need["GPU"])))
                 driver.end()
-                output.show("\n".join(standing(driver, time.time())))
-    if not done:
-        output.show(f"stopped; the same command goes on from there; search folder {os.path.relpath(place)}")
-        return RESUME_ME
-    return 0
+                yield driver
+
+
+def _end(driver: Driver) -> int:
+    if driver.done:
+        return 0
+    output.show(f"stopped; the same command goes on from there; search folder {os.path.relpath(driver.place)}")
+    return RESUME_ME
 
 
 def _need(search: Search, there: dict[str, float], device: str) -> dict[str, float]:
@@ -144,7 +210,8 @@ def _need(search: Search, there: dict[str, float], device: str) -> dict[str, flo
 
 def _opening(asked: Asked, place: Path, need: dict[str, float], begun: bool) -> str:
     method, search = asked.method, asked.search
-    many = "cells drawn at random" if asked.space.drawn else f"{cells.count(asked.space)} cells"
+    count = method.candidates.count
+    many = "cells drawn at random" if count is None else f"{count} cells"
     trial = " and ".join(f"{much:g} {kind}" for kind, much in need.items() if much)
     better = "smallest" if method.mode == "min" else "largest"
     return (

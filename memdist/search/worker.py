@@ -17,13 +17,16 @@ from typing import Any
 from memdist.errors import DivergedError, MemdistError
 
 
-def work(settings: dict[str, Any], out: Path) -> dict[str, Any]:
-    """Train a run; gives the exit code that `memdist train` would have, and what it would have said."""
+def work(settings: dict[str, Any], out: Path, score: str = "") -> dict[str, Any]:
+    """Train a run, and `score` it on that split; gives the exit code that memdist would have, and what it would have said."""
     from memdist import models
-    from memdist.train import loop
+    from memdist.train import evaluate, loop
 
     try:
-        return {"code": loop.train(models.resolve(settings), out), "error": ""}
+        code = loop.train(models.resolve(settings), out)
+        if code == 0 and score:
+            evaluate.evaluate(out, [score])
+        return {"code": code, "error": ""}
     except MemdistError as error:
         return {"code": 2, "error": str(error), "diverged": isinstance(error, DivergedError)}
 
@@ -47,7 +50,7 @@ def main() -> None:
     for line in sys.stdin:
         asked = json.loads(line)
         print(f"memdist: {asked['out']}", flush=True)
-        answer = work(asked["settings"], Path(asked["out"]))
+        answer = work(asked["settings"], Path(asked["out"]), asked["score"])
         print(*([f"memdist: {answer['error']}"] if answer["error"] else []), sep="\n", end="", flush=True)
         tidy()
         answers.write(json.dumps(answer) + "\n")

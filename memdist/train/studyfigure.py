@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from html import escape
-from typing import NamedTuple
 
+from memdist.axes import Axis, axis
 from memdist.errors import printable
 from memdist.train.studytable import Setting, Study
 
@@ -21,44 +20,6 @@ text { font: 12px system-ui, "DejaVu Sans", sans-serif; fill: #4a525a; } .title 
 .grid { stroke: #e3e6e9; } .curve { fill: none; stroke-width: 2; } .reference { fill: none; stroke: #1d2126; }
 .chosen { fill: none; stroke: #1d2126; stroke-width: 2; }
 """
-
-
-class Axis(NamedTuple):
-    """Values from `low` to `high`, at the lengths from `start` to `end`."""
-
-    low: float
-    high: float
-    logarithmic: bool
-    start: float
-    end: float
-
-    def at(self, value: float) -> float:
-        """Where a value lies."""
-        if self.logarithmic:
-            part = math.log(value / self.low) / math.log(self.high / self.low)
-        else:
-            part = (value - self.low) / (self.high - self.low)
-        return self.start + part * (self.end - self.start)
-
-    def ticks(self) -> list[float]:
-        """Round values: 1, 2, 5 of each decade, or about five equal steps."""
-        if self.logarithmic:
-            decades = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
-            found = [tick for d in decades for m in (1, 2, 5) if self.low <= (tick := m * 10.0**d) <= self.high]
-            return found if len(found) <= 16 else [tick for tick in found if f"{tick:e}"[0] == "1"]
-        step = 10.0 ** math.floor(math.log10((self.high - self.low) / 4))
-        step *= next(m for m in (1, 2, 5, 10) if (self.high - self.low) / (m * step) <= 6)
-        first, last = math.ceil(self.low / step - 1e-9), math.floor(self.high / step + 1e-9)
-        return [k * step for k in range(first, last + 1)]
-
-
-def axis(values: Sequence[float], start: float, end: float) -> Axis:
-    """An axis for values; logarithmic where they span more than a factor of three."""
-    low, high = min(values), max(values)
-    if low > 0 and high > 3 * low:
-        return Axis(low / 1.15, high * 1.15, True, start, end)
-    pad = max(0.06 * (high - low), 1e-3 * max(abs(low), abs(high)), 1e-9)
-    return Axis(low - pad, high + pad, False, start, end)
 
 
 def draw(study: Study, title: str) -> str:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from memdist.cluster import leg
+from memdist.cluster import leg, ranks
 
 
 def work(words: Sequence[str]) -> list[str]:
@@ -22,5 +22,5 @@ def work(words: Sequence[str]) -> list[str]:
 
 if __name__ == "__main__":
     del sys.argv[1 : sys.argv.index("memdist.cluster.leg") + 1]
-    vars(leg)["memdist"] = work
+    vars(ranks)["memdist"] = work
     sys.exit(leg.main())

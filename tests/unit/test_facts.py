@@ -42,6 +42,17 @@ def test_a_site_of_one_kind_of_node() -> None:
     )
 
 
+def test_several_partitions_allow_what_the_most_generous_does() -> None:
+    text = "short|1:00:00|9|gpu:a100:2|64|1000|short\nlong|2-00:00:00|3|gpu:a100:4|32|2000|long\ncpu|infinite|1|(null)|8|5|cpu\n"
+    found = facts.Facts(facts.partitions(text))
+    assert found.partition("short,long") == Partition(
+        name="short,long", seconds=2 * 86400, nodes=9, gpus=4, gpu_type="a100", cpus=64, megabytes=2000
+    )
+    assert found.partition("short,cpu").seconds is None
+    with pytest.raises(ClusterError, match="there is no partition 'lang' on this cluster: there are short, long, cpu"):
+        found.partition("short,lang")
+
+
 def test_a_site_whose_partitions_have_several_kinds_of_nodes() -> None:
     text = """\
 gpu|7-00:00:00|10|gpu:a100:4(S:0-1)|64+|515000+|gpu*
@@ -106,7 +117,7 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> fake_slurm.Slurm:
 
 def test_what_is_asked(slurm: fake_slurm.Slurm) -> None:
     found = facts.ask()
-    assert [one.name for one in found.partitions] == ["gpu", "cpu"] and found.max_array == 1001
+    assert [one.name for one in found.partitions] == ["gpu", "cpu", "short"] and found.max_array == 1001
     assert slurm.calls("sinfo") == ["-h -a -o %R|%l|%D|%G|%c|%m|%P"] and slurm.calls("scontrol") == ["show config"]
 
 

@@ -28,13 +28,13 @@ LINES = [
     ["model", "draws"],
     ["locks", "launch"],
     ["rundir", "triage", "foreign"],
-    ["config", "process", "output", "times"],
+    ["config", "process", "output", "times", "axes"],
     ["errors"],
 ]
 DEPTH = {room: depth for depth, line in enumerate(LINES) for room in line}
 
 INSIDE_FUNCTIONS = {"ray", "submitit", "deepspeed", "plotly", "wandb", "tensorboard", "torch.utils.tensorboard"}
-INSIDE_FUNCTIONS |= {"torchmetrics"}
+INSIDE_FUNCTIONS |= {"torchmetrics", "sklearn"}
 WITHOUT_TORCH = {
     "__main__",
     "cli",
@@ -53,6 +53,7 @@ WITHOUT_TORCH = {
     "process",
     "output",
     "times",
+    "axes",
 }
 
 

@@ -14,6 +14,7 @@ from memdist import rundir
 from memdist.cluster import book, make
 from memdist.cluster.book import Attempt
 from memdist.errors import CheckpointError
+from memdist.train import restore
 from tests.fake_slurm import Login, login, predict, train
 
 
@@ -45,6 +46,18 @@ def test_a_run_is_submitted_once(place: Login, capfd: pytest.CaptureFixture[str]
     assert capfd.readouterr().out == f"{run} is finished: there is nothing to submit\n"
     assert place.memdist(*train(place, "epochs=2")) == 0  # which is more than was trained
     assert list(place.slurm.scripts()) == [101, 102, 103]
+
+
+def test_a_number_of_another_cluster_is_another_job(place: Login, capfd: pytest.CaptureFixture[str]) -> None:
+    sweep = train(place, "-m", "seed=1,2", out="sweep")
+    assert place.memdist(*train(place)) == 0 and place.memdist(*sweep) == 0
+    place.slurm.queued("101", "102_1", "102_2", names="of something else")
+    assert place.memdist("cancel", place.tmp / "new") == 0
+    assert "no job of it waits or runs" in capfd.readouterr().out and not place.slurm.calls("scancel")
+    assert place.memdist("status", place.tmp / "new") == 0
+    assert "lost" in capfd.readouterr().out
+    assert place.memdist(*train(place)) == 0 and place.memdist(*sweep) == 0
+    assert list(place.slurm.scripts()) == [101, 102, 103, 104]
 
 
 def test_runs_of_a_sweep_are_submitted_once(place: Login, capfd: pytest.CaptureFixture[str]) -> None:
@@ -303,6 +316,37 @@ def test_jobs_that_cannot_be_written_down_are_taken_back(place: Login, monkeypat
     monkeypatch.setattr(book, "note", full)
     assert "no room" in place.refused(*train(place, "--legs", 2))
     assert place.slurm.calls("scancel") == ["--quiet 101 102"]
+
+
+def test_a_scoring_is_told_from_others(
+    place: Login, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    score = ("submit", "evaluate", place.run, "--cluster", "site")
+    assert place.memdist(*score) == 0
+    place.slurm.queued("101")
+    assert place.memdist(*score, "--split", "val") == 0
+    assert list(place.slurm.scripts()) == [101, 102]
+    capfd.readouterr()
+    assert place.memdist(*score) == 0
+    assert "is queued already to be scored so, as job 101" in capfd.readouterr().out
+    place.slurm.queued()
+    (said, _) = book.submitted(place.run)
+    done = Attempt(job="101", restart=0, nodes="", began=1.0, since=0, ended=2.0, kind="finished", code=0)
+    book.ended(book.attempts_file(place.run, f"evaluate-{said.key}"), done)
+    record = {"checkpoint": 5, "choice": "best", "ema": False, "sampling": None}
+    monkeypatch.setattr(restore, "chosen_step", lambda *_: 5)
+    for scores in ({}, {"val": record}, {"test": record | {"checkpoint": 4}}, {"test": record | {"choice": "last"}}):
+        rundir.write_json(place.run / rundir.SCORES, scores)
+        assert place.memdist(*score, "--dry-run") == 0
+        assert "nothing was submitted" in capfd.readouterr().out
+    rundir.write_json(place.run / rundir.SCORES, {"test": record})
+    assert place.memdist(*score) == 0
+    assert capfd.readouterr().out == f"{place.run} is scored so already: there is nothing to submit\n"
+    book.note(place.run, book.Submitted(id="103", kind="train", cluster="site", name="memdist"))
+    place.slurm.queued("103")
+    for other in ("--grid", "--split=val", "device=cpu", f"--after={place.run}"):
+        assert place.memdist(*score, other, "--dry-run") == 0
+        assert "nothing was submitted" in capfd.readouterr().out
 
 
 def test_a_number_that_is_given_again_is_another_job(tmp_path: Path) -> None:

@@ -41,7 +41,10 @@ SAMPLE = replace(
     total=64,
     at_most=16,
 )
-JOBS = {"train": TRAIN, "sample": SAMPLE}
+SEARCH = replace(
+    TRAIN, kind="search", name="memdist-search", words=("search", "run", "palette"), nodes=3, ranks=1, cpus=64
+)
+JOBS = {"train": TRAIN, "sample": SAMPLE, "ray": SEARCH}
 
 
 def test_there_are_these() -> None:

@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 import pytest
 from rich.console import Console
 
-from memdist import config, models
+from memdist import axes, config, models
 from memdist.errors import CheckpointError, ConfigError
 from memdist.model import Sampling
 from memdist.train import recipe, restore, study, studybegun, studybench, studyfigure, studytable
@@ -146,7 +146,7 @@ def test_the_figure_has_a_curve_for_each_sampler() -> None:
     "values", [[1.0], [0.0], [0.0, 0.0], [1.0, 1.0 + 1e-12], [1e-6, 1e6], [-1.0, 1.0], [3e-8, 2e5]]
 )
 def test_an_axis_holds_its_values(values: list[float]) -> None:
-    one = studyfigure.axis(values, 0, 100)
+    one = axes.axis(values, 0, 100)
     assert all(0 <= one.at(value) <= 100 for value in values)
     assert 1 <= len(one.ticks()) <= 20 and all(-1e-6 <= one.at(tick) <= 100 + 1e-6 for tick in one.ticks())
 

@@ -23,7 +23,7 @@ PREDICT = "submit predict {run} {tmp}/pictures --out {tmp}/maps --cluster site"
 CASES = {
     "an unknown cluster": (
         "submit train my.yaml --cluster sit",
-        "there is no cluster 'sit': did you mean site? known are cpus, legs, lost, narrow, own, site, wrong, local; ",
+        "there is no cluster 'sit': did you mean site? known are cpus, legs, lost, narrow, own, short, site, wrong, local; ",
     ),
     "a way out of the folder": ("submit train my.yaml --cluster ../clusters/site", "there is no cluster '../clusters/"),
     "a wrong profile": (
@@ -31,7 +31,10 @@ CASES = {
         "wrong.yaml: there is no setting 'partiton'; did you mean partition",
     ),
     "a wrong value in a profile": ("submit train my.yaml --cluster wrong", "wrong.yaml: signal_lead = 'soon' cannot"),
-    "no such partition": (TRAIN.replace("site", "lost"), "no partition 'nowhere' on this cluster: there are gpu, cpu"),
+    "no such partition": (
+        TRAIN.replace("site", "lost"),
+        "no partition 'nowhere' on this cluster: there are gpu, cpu, short",
+    ),
     "more GPUs than any node has": (TRAIN + " --gpus-per-node 5", "no node of partition gpu has more than 4; ask for"),
     "GPUs where there are none": (
         TRAIN.replace("site", "cpus") + " --gpus-per-node 1",
@@ -63,6 +66,23 @@ CASES = {
     "pictures that are not shared": (
         "submit predict {run} /etc --out {tmp}/maps --cluster site",
         "the input /etc is not in a folder that compute nodes of site see",
+    ),
+    "data that are not shared": (
+        TRAIN + " data.images={tmp}/data data.maps=/data/maps",
+        "data.maps = /data/maps is not in a folder that compute nodes of site see ({tmp}, by `shared`",
+    ),
+    "data of many that are not shared": (
+        TRAIN + " -m data.fixations=/a.npz,/b.npz",
+        "data.fixations = /a.npz is not in",
+    ),
+    "a cache that is not shared": (TRAIN + " data.cache=/scratch/x", "data.cache = /scratch/x is not in a folder that"),
+    "weights that are not shared": (
+        TRAIN + " init.from=/runs/x",
+        "init.from = /runs/x is not in a folder that compute",
+    ),
+    "data of scores that are not shared": (
+        "submit evaluate {run} data.images=/data/images --cluster site",
+        "data.images = /data/images is not in a folder that compute nodes of site see",
     ),
     "a current folder that is not shared": (
         "submit train my.yaml --out {tmp}/data/new --cluster narrow",
@@ -169,6 +189,46 @@ def test_a_run_is_submitted(place: Login, capfd: pytest.CaptureFixture[str]) -> 
     # What is trained are the settings of now.
     (settings,) = (place.tmp / "new" / "jobs").glob("train-*.yaml")
     assert str(settings) in script and config.read(settings)["seed"] == 7
+
+
+def test_what_cannot_requeue_itself_is_told_what_it_can(place: Login, capfd: pytest.CaptureFixture[str]) -> None:
+    told = "jobs of this cluster cannot requeue themselves: "
+    again = "when they have ended, submit what is left\n"
+    for command, says in {
+        TRAIN: "with --legs N so many follow one another\n",
+        TRAIN + " -m seed=1,2": again,
+        PREDICT + " --shards 2": again,
+        "submit evaluate {run} --cluster site": again,
+    }.items():
+        words = [word.format(tmp=place.tmp, run=place.run) for word in command.replace("site", "legs").split(" ")]
+        assert place.memdist(*words, "--dry-run") == 0
+        assert capfd.readouterr().out.count(told + says) == 1
+    assert place.memdist(*train(place, "--cluster", "legs", "--legs", 2, "--dry-run")) == 0
+    assert told not in capfd.readouterr().out
+
+
+def test_a_verification_keeps_to_the_limit_of_its_own_partition(
+    place: Login, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert place.memdist(*predict(place, "--cluster", "short", "--time", "2h")) == 0
+    shares, proof = place.slurm.scripts().values()
+    assert "--partition=gpu\n" in shares and "--time=02:00:00\n" in shares
+    assert "--partition=short\n" in proof and "--time=00:30:00\n" in proof
+    assert "the job that verifies has 30m, the limit of partition short\n" in capfd.readouterr().out
+
+
+def test_the_environment_does_not_overrule_a_job(
+    place: Login, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with open(place.tmp / "config" / "memdist" / "clusters" / "site.yaml", "a") as file:
+        file.write("qos: high\noptions: [--core-spec=2]\n")
+    for name in ("TIMELIMIT", "OUTPUT", "WAIT", "QOS", "CORE_SPEC", "ACCOUNT", "RESERVATION", "EXPORT"):
+        monkeypatch.setenv(f"SBATCH_{name}", "1")
+    place.slurm.program("sbatch", f'env | grep "^SBATCH_" | sort >"{place.tmp}/seen"; echo "Submitted batch job 5"')
+    assert place.memdist(*train(place)) == 0
+    assert (place.tmp / "seen").read_text().split() == ["SBATCH_ACCOUNT=1", "SBATCH_EXPORT=1", "SBATCH_RESERVATION=1"]
+    names = "SBATCH_CORE_SPEC, SBATCH_OUTPUT, SBATCH_QOS, SBATCH_TIMELIMIT, SBATCH_WAIT"
+    assert f"left aside, as the job says it: {names} of the environment" in capfd.readouterr().out
 
 
 def test_no_name_rules_the_terminal(place: Login, capfd: pytest.CaptureFixture[str]) -> None:

@@ -361,6 +361,39 @@ def test_a_folder_of_maps(tmp_path: Path) -> None:
     assert {row.group for row in rows} == {"maps"} and all(row.maps for row in rows[:-1])
 
 
+def test_scorings_are_shown_until_they_are_done(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    submit(run, "8", "evaluate", key="test")
+    submit(run, "9", "evaluate", key="val")
+    (run / rundir.CONFIG).write_text("")
+    rundir.write_json(run / rundir.STATE, {"state": "finished"})
+
+    def shown_now(queue: str = "") -> list[tuple[str, str]]:
+        return [(row.name, row.state) for row in survey(tmp_path, answering(queue)).rows]
+
+    assert shown_now(job("9")) == [("run", "finished"), ("run evaluate 8", "lost"), ("run evaluate 9", "queued")]
+    attempt(run, "8", share="evaluate-test", kind="finished")
+    attempt(run, "9", share="evaluate-val")
+    assert shown_now(job("9", "RUNNING")) == [("run", "finished"), ("run evaluate 9", "running")]
+    attempt(run, "9", 1, share="evaluate-val", kind="bug", why="x")
+    assert shown_now() == [("run", "finished"), ("run evaluate 9", "failed")]
+    submit(run, "10", "evaluate", key="val")  # again, in its place
+    assert shown_now(job("10")) == [("run", "finished"), ("run evaluate 10", "queued")]
+
+
+def test_a_share_says_how_long_it_will_take(tmp_path: Path) -> None:
+    place = tmp_path / "maps"
+    submit(place, "60", kind="predict", numbers=(1, 2, 3), total=3, pictures=32)
+    rundir.write_json(place / "predict.json", {})
+    manifest(place, "2-of-3", process.this(), 5)
+    attempt(place, "60_2", share="2-of-3")
+    found = survey(tmp_path, answering(job("60_2", "RUNNING")))
+    first, second, third = found.rows[:3]
+    assert (first.steps, second.steps, third.steps) == (11, 11, 10)
+    assert (second.step, second.left) == (5, pytest.approx(3))
+    assert "5/11 maps" in shown(found)
+
+
 def test_maps_without_a_job(tmp_path: Path) -> None:
     for name, owner in (("here", process.this()), ("gone", DEAD), ("far", OTHER)):
         (tmp_path / name).mkdir()

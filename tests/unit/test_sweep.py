@@ -33,6 +33,13 @@ def test_folders_are_named_after_what_differs() -> None:
     assert len(names) == 5 and not any("/" in name or name.startswith(".") or len(name) > 200 for name in names)
 
 
+@pytest.mark.parametrize("given_", [["a=1,2", "a=3,4"], ["a=1,2", "b=0", "a=3"], ["a=3", "a=1,2"]])
+def test_a_key_that_is_swept_is_given_once(given_: list[str]) -> None:
+    with pytest.raises(ConfigError, match="a is swept, and given again; name all its values in one"):
+        sweep.expand(given_)
+    assert runs("a=1", "a=2") == [("a=1", "a=2")]  # the last one counts, as without -m
+
+
 @pytest.mark.parametrize(
     ("value", "found"),
     [

@@ -12,7 +12,6 @@ from typing import Any
 
 from memdist.errors import SearchError
 from memdist.search.candidates import Candidates
-from memdist.search.cells import count
 from memdist.search.methods.method import Ask, Method, Result, Trial
 from memdist.search.objective import Mode
 
@@ -118,7 +117,7 @@ class Asha(Method):
 
     def _most(self) -> int | None:
         """Trials that there may be in all; None where nobody can say."""
-        many = None if self.candidates.space.drawn else count(self.candidates.space)
+        many = self.candidates.count
         return many if self.samples is None else self.samples if many is None else min(many, self.samples)
 
     def settings(self) -> dict[str, Any]:
