@@ -31,6 +31,8 @@ _POLL = 2.0
 """Seconds between two looks of a trial whether the search is to stop."""
 _LOST = 3
 """How often a trial is started again whose machine or process of Ray's was lost."""
+_TRIES = 3
+"""How often Ray is begun on this machine, where others work as well."""
 STORE = 100 * 2**20
 """Bytes of Ray's shared memory: next to nothing goes through it."""
 
@@ -61,19 +63,34 @@ def cluster(address: str | None, cpus: int, gpus: int) -> Iterator[None]:
     if folder is not None:
         mine = {"num_cpus": cpus, "num_gpus": gpus, "include_dashboard": False, "object_store_memory": STORE}
         mine |= {"_temp_dir": str(folder), "_node_ip_address": "127.0.0.1"}
-    try:
-        ray.init(address=address or "local", log_to_driver=False, logging_level="ERROR", **mine)
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        why = str(error).split("\n")[0]
-        raise SearchError(
-            f"--ray {address or 'local'} cannot be reached: {why}; give the address of a Ray cluster that runs, or leave it out"
-        ) from error
+    _begin(address, mine)
     try:
         yield
     finally:
         ray.shutdown()
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _begin(address: str | None, mine: Mapping[str, Any]) -> None:
+    """Be the driver of a cluster; raises SearchError where it cannot be reached, or does not begin in a few attempts."""
+    import ray
+
+    for attempt in range(1 if address else _TRIES):
+        try:
+            ray.init(address=address or "local", log_to_driver=False, logging_level="ERROR", **mine)
+            return
+        except Exception as error:  # bare ones too, where one of Ray's own processes is too slow
+            ray.shutdown()
+            why = str(error).split("\n")[0]
+            if address:
+                raise SearchError(
+                    f"--ray {address} cannot be reached: {why}; give the address of a Ray cluster that runs, or leave it out"
+                ) from error
+            if attempt == _TRIES - 1:
+                raise SearchError(
+                    f"Ray does not begin on this machine: {why}; look whether others use all its cores or memory, and try again"
+                ) from error
 
 
 def temporary() -> Path:
