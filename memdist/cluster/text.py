@@ -64,6 +64,7 @@ def directives(job: Job, cluster: Cluster) -> list[str]:
     waits = [f"afterok:{':'.join(job.after)}"] if job.after else []
     waits += [f"afterany:{':'.join(job.behind)}"] if job.behind else []
     waits += ["singleton"] if job.chained else []
+    shares = max(1, job.gpus) if job.kind == "search" else job.ranks  # one task of a search has all trials of its node
     log = str(book.batch_log(job.place, "%A_%a" if job.numbers else "%j")) if plain(job.place) else "/dev/null"
     found = [
         f"--job-name={job.name}",
@@ -75,7 +76,7 @@ def directives(job: Job, cluster: Cluster) -> list[str]:
         f"--ntasks-per-node={job.ranks}",
         gpus[cluster.gpu_form] if job.gpus else "",
         f"--cpus-per-task={job.cpus or cluster.cpus_per_gpu}",
-        f"--mem={_times(cluster.memory_per_rank, max(job.ranks, job.gpus))}" if cluster.memory_per_rank else "",
+        f"--mem={_times(cluster.memory_per_rank, shares)}" if cluster.memory_per_rank else "",
         f"--time={times.slurm(job.seconds)}",
         f"--array={indices([number - job.offset for number in job.numbers])}{throttle}" if job.numbers else "",
         f"--dependency={','.join(waits)}" if waits else "",

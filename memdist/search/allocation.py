@@ -18,7 +18,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from memdist import rundir
@@ -120,7 +120,7 @@ def _ray(words: list[str], address: str, token: Path) -> Iterator[subprocess.Pop
     common = [
         "--block",
         f"--node-ip-address={address}",
-        f"--num-cpus={local.cores()}",
+        f"--num-cpus={_cpus(os.environ)}",
         f"--num-gpus={gpus.count()}",
         f"--object-store-memory={on_ray.STORE}",
         f"--temp-dir={folder}",
@@ -139,7 +139,7 @@ def _ray(words: list[str], address: str, token: Path) -> Iterator[subprocess.Pop
             stdout=file,
             stderr=file,
             start_new_session=True,
-            preexec_fn=bound(),
+            preexec_fn=_unmoved(),
         )
     try:
         yield process
@@ -155,6 +155,24 @@ def _ray(words: list[str], address: str, token: Path) -> Iterator[subprocess.Pop
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _unmoved() -> Callable[[], None]:
+    """What Ray does before it begins: it ends with this process, and takes no notice of what Slurm tells all processes."""
+    bind = bound()
+
+    def act() -> None:
+        bind()
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+        signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+
+    return act
+
+
+def _cpus(environment: Mapping[str, str]) -> int:
+    """CPUs of this task: what Slurm has given it, where it says so and does not bind it to them."""
+    given = environment.get("SLURM_CPUS_PER_TASK", "")
+    return min(int(given), local.cores()) if given.isdecimal() and int(given) else local.cores()
 
 
 def _private(token: Path) -> None:

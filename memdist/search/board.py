@@ -117,7 +117,7 @@ def _waits(method: Any, trial: Trial) -> bool:
 
 def _many(driver: Driver) -> str:
     many = driver.method.candidates.count
-    return "cells drawn at random" if many is None else f"{many} cells"
+    return "cells drawn at random" if many == math.inf else f"{many:.0f} cells"
 
 
 def _span(told: list[Told], begun: float) -> float:
@@ -143,7 +143,7 @@ def left(driver: Driver) -> float | None:
     method = driver.method
     if isinstance(method, Asha) or method.name == "descent":
         return None
-    many = min(method.samples or math.inf, method.candidates.count or math.inf)
+    many = min(method.samples or math.inf, method.candidates.count)
     if many == math.inf:
         return None
     ended = sum(not trial.running for trial in method.trials)

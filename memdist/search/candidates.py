@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from typing import Any
 
@@ -16,13 +17,11 @@ _REPEATS = 1000
 class Candidates(ABC):
     """Cells by their places in an order, which is a pure function of the space and a seed; no cell has two places."""
 
+    count: float
+    """How many there are: a whole number, or infinity."""
+
     def __init__(self, space: Space) -> None:
         self.space = space
-
-    @property
-    @abstractmethod
-    def count(self) -> int | None:
-        """How many there are; None where they have no end."""
 
     @abstractmethod
     def at(self, place: int) -> int | None:
@@ -42,16 +41,11 @@ class InOrder(Candidates):
 
     def __init__(self, space: Space) -> None:
         super().__init__(space)
-        self._count = cells.count(space)
-
-    @property
-    def count(self) -> int:
-        """All cells."""
-        return self._count
+        self.count = cells.count(space)
 
     def at(self, place: int) -> int | None:
         """The place itself."""
-        return place if place < self._count else None
+        return place if place < self.count else None
 
 
 class Shuffled(Candidates):
@@ -59,16 +53,11 @@ class Shuffled(Candidates):
 
     def __init__(self, space: Space, seed: int) -> None:
         super().__init__(space)
-        self._count, self._seed = cells.count(space), seed
-
-    @property
-    def count(self) -> int:
-        """All cells."""
-        return self._count
+        self.count, self._seed = cells.count(space), seed
 
     def at(self, place: int) -> int | None:
         """A permutation of the places."""
-        return shuffled(place, self._count, self._seed) if place < self._count else None
+        return shuffled(place, int(self.count), self._seed) if place < self.count else None
 
     def settings(self) -> dict[str, Any]:
         """The space and the seed."""
@@ -84,11 +73,7 @@ class Drawn(Candidates):
         self._numbers: list[int] = []
         self._names: set[str] = set()
         self._next = 0
-
-    @property
-    def count(self) -> None:
-        """Nobody knows."""
-        return None
+        self.count = math.inf
 
     def at(self, place: int) -> int | None:
         """Number of the draw that is the place-th new cell."""

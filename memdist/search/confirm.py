@@ -42,11 +42,7 @@ class Finalists(Candidates):
                 name = rundir.file_name(f"{run.number},seed={settings['seed']},{run.folder.name}")
                 at = {"finalist": run.number, "seed": settings["seed"]}
                 self._cells.append(Cell(len(self._cells), at, words, name))
-
-    @property
-    def count(self) -> int:
-        """All of them."""
-        return len(self._cells)
+        self.count = len(self._cells)
 
     def at(self, place: int) -> int | None:
         """The place itself."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -134,13 +135,13 @@ class Driver:
 
     def note(self, state: Literal["running", "stopped", "finished"], why: str = "") -> None:
         """Say in state.json how the search stands, for whoever looks at the folder."""
-        best = self.method.best()
+        best, many = self.method.best(), min(self.method.candidates.count, self.method.samples or math.inf)
         record = {
             "state": state,
             "why": why,
             "search": self.method.name,
             "trials": len(self.method.trials),
-            "of": self.method.samples or self.method.candidates.count,
+            "of": None if many == math.inf else int(many),
             "results": len(self.ledger.told),
             "failed": sum(1 for one in self.ledger.told if one.outcome.state != "ok"),
             "best": None if best is None else {"trial": best.number, "folder": self.ledger.folders[best.number]},

@@ -10,7 +10,9 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import sys
 import tempfile
+import threading
 import time
 import uuid
 import warnings
@@ -21,6 +23,7 @@ from typing import Any
 
 from memdist import process
 from memdist.errors import SearchError
+from memdist.launch.ends import RESUME_ME
 from memdist.launch.forward import Forward
 from memdist.search.driver import Driver
 from memdist.search.hands import Hands, Task
@@ -183,10 +186,43 @@ def search(
             ),
         )
         try:
-            tuner.fit()
+            with _guard():
+                tuner.fit()
         finally:
             shutil.rmtree(folder, ignore_errors=True)
     return driver.done
+
+
+@contextlib.contextmanager
+def _guard() -> Iterator[None]:
+    """Leave this process where Ray's part on this machine has died: its library would wait for ever.
+
+    All that was decided is on the disk, and what Ray has started ends with this process.
+    """
+    import ray
+
+    me, over = ray.get_runtime_context().get_node_id(), threading.Event()
+
+    def watch() -> None:
+        while not over.wait(_POLL):
+            try:
+                there = any(node["NodeID"] == me and node["Alive"] for node in ray.nodes())
+            except Exception:  # whatever is left of Ray has to say
+                there = False
+            if not there and not over.is_set():
+                print(
+                    "memdist: Ray has died on this machine; what was found is safe: the same command goes on from there",
+                    file=sys.stderr,
+                    flush=True,
+                )
+                os._exit(RESUME_ME)
+
+    thread = threading.Thread(target=watch, name="memdist ray", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
 
 
 def _trainable() -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -132,7 +133,7 @@ def confirm(folder_: Path, top: int, seeds: int, words: Sequence[str], address: 
     about = folder.settings(folder_)
     finalists, chosen = confirming.finalists(folder_, top, seeds)
     how = settings.read({"metric": about["metric"], "scope": about["scope"], "mode": about["mode"]}, mine)
-    how = how.model_copy(update={"keep": finalists.count})
+    how = how.model_copy(update={"keep": int(finalists.count)})
     method = confirming.Again(finalists, about["epochs"], about["mode"])
     run = cells.resolve(finalists.space, finalists.cell(0))
     asked = Asked(finalists.space, how, run, method, folder_ / confirming.FOLDER)
@@ -211,7 +212,7 @@ def _need(search: Search, there: dict[str, float], device: str) -> dict[str, flo
 def _opening(asked: Asked, place: Path, need: dict[str, float], begun: bool) -> str:
     method, search = asked.method, asked.search
     count = method.candidates.count
-    many = "cells drawn at random" if count is None else f"{count} cells"
+    many = "cells drawn at random" if count == math.inf else f"{count:.0f} cells"
     trial = " and ".join(f"{much:g} {kind}" for kind, much in need.items() if much)
     better = "smallest" if method.mode == "min" else "largest"
     return (

@@ -23,8 +23,10 @@ ELSEWHERE = {"./launch/test", "./launch/quickstart"}
 
 
 def commands() -> list[str]:
-    # Jobs need a cluster: what is said of them is run by tests/slurm.
-    text = re.sub(r"^## Farm it out\n.*?(?=^## )", "", (ROOT / "README.md").read_text(), flags=re.M | re.S)
+    # Jobs need a cluster: what is said of them, and of searches, is run by tests/slurm.
+    text = re.sub(
+        r"^## (Farm it out|Search everything)\n.*?(?=^## )", "", (ROOT / "README.md").read_text(), flags=re.M | re.S
+    )
     blocks = re.findall(r"^ *```\n(.*?)^ *```$", text, re.M | re.S)
     lines = [line.strip() for block in blocks for line in block.splitlines()]
     return [

@@ -27,7 +27,6 @@ def command(space: Path | str, out: Path, *words: str) -> list[str]:
 def started(space: Path | str, out: Path, *words: str) -> subprocess.Popen[str]:
     """A search that has begun."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    environment["RAY_num_heartbeats_timeout"] = "5"
     return subprocess.Popen(
         command(space, out, *words),
         env=environment,
@@ -99,7 +98,7 @@ def processes(driver: int) -> dict[str, list[int]]:
             found["driver"].append(pid)
         elif "memdist.search.worker" in name:
             found["worker"].append(pid)
-        elif name.startswith("ray::ResourceTrainable"):
+        elif name.startswith(("ray::ResourceTrainable", "ray::Trial")):
             found["actor"].append(pid)
         elif "/raylet/raylet" in name.split(" ")[0]:
             found["raylet"].append(pid)

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from memdist.cluster import book, leg, slurm
-from memdist.cluster.leg import Leg
+from memdist.cluster import book, leg, ranks, slurm
 from memdist.cluster.task import Task
 from memdist.errors import ClusterError
 
@@ -42,7 +41,7 @@ def start(tmp_path: Path, nodes: int, *more: str) -> list[str]:
     place = tmp_path / "100% run"
     given: argparse.Namespace = leg.options([f"--place={place}", *more, "--", "train", "my.yaml", "--out", str(place)])
     here = slurm.Here.of({"SLURM_JOB_ID": "7", "SLURM_JOB_NUM_NODES": str(nodes)})
-    child = Leg(given, here, Task(tuple(given.words), place)).start(dict(os.environ))
+    child = ranks.start(given, here, Task(tuple(given.words), place), dict(os.environ))
     child.wait(60)
     log = book.rank_log(place, "7", 0, 0)
     text = (tmp_path / "words").read_text() if (tmp_path / "words").exists() else log.read_text()
@@ -57,7 +56,7 @@ def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
     (folder / "memdist").write_text("#!/bin/sh\nprintf '%s\\0' \"$@\"\n")
     (folder / "memdist").chmod(0o755)
-    monkeypatch.setattr(leg, "memdist", lambda words: [str(folder / "memdist"), *words])
+    monkeypatch.setattr(ranks, "memdist", lambda words: [str(folder / "memdist"), *words])
     return folder
 
 
@@ -75,7 +74,7 @@ def test_ranks_of_several_nodes_are_started_by_srun(programs: Path, tmp_path: Pa
 def test_without_srun_one_node_starts_its_own_ranks(
     programs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("memdist.cluster.leg.shutil.which", lambda name: None)
+    monkeypatch.setattr("memdist.cluster.ranks.shutil.which", lambda name: None)
     assert start(tmp_path, 1, "--ranks=4")[-2:] == ["--gpus", "4"]
     assert start(tmp_path, 1)[:2] == ["train", "my.yaml"]
     with pytest.raises(ClusterError, match="this job has 2 nodes, and no srun to start ranks there"):

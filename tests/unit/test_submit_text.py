@@ -79,6 +79,19 @@ JOBS = {
         ),
         Cluster(python=PYTHON, partition="gpu", cpu_partition="cpu"),
     ),
+    "search": (
+        replace(
+            TRAIN,
+            kind="search",
+            name="memdist-search-palette-1a2b3c4d",
+            words=("search", "run", "/home/me/s/jobs/space-5e6f7a8b.yaml", "search.method=asha", "--out", "/home/me/s"),
+            place=Path("/home/me/s"),
+            nodes=3,
+            gpus=8,
+            cpus=128,
+        ),
+        FULL,
+    ),
     "chained": (replace(TRAIN, chained=True), Cluster(python=PYTHON, requeue=False, signal_lead=0)),
     "odd-place": (
         replace(TRAIN, place=Path("/home/me/é 100%\n#SBATCH --wrap=x"), folder=Path("/home/me/it's here")),

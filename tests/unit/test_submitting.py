@@ -7,6 +7,7 @@ import pytest
 
 from memdist import config
 from memdist.cluster import book, submit
+from memdist.search import space
 from tests import fake_slurm
 from tests.fake_slurm import Login, login, predict, train
 
@@ -120,6 +121,16 @@ CASES = {
     ),
     "several nodes of this machine": (TRAIN.replace("site", "local") + " --nodes 2", "which is this machine"),
     "legs on this machine": (TRAIN.replace("site", "local") + " --legs 2", "where no job runs out of time"),
+    "an unknown space": ("submit search quic --cluster site", "there is no space 'quic'"),
+    "a search of what no run reports": (
+        "submit search quick search.metric=val/x --cluster site --out {tmp}/s",
+        "search.metric = 'val/x' is not measured here",
+    ),
+    "a search of data that are not shared": (
+        "submit search quick data.images=/a data.maps=/b --cluster site --out {tmp}/s",
+        "data.images = /a is not in a folder that compute nodes of site see",
+    ),
+    "a search on more nodes than there are": ("submit search quick --cluster site --nodes 5", "partition gpu has 4"),
     "scoring nothing": ("submit evaluate {tmp}/nowhere --cluster site", "{tmp}/nowhere is no run folder"),
     "a new name that is taken": ("cluster init site", "site.yaml is there already: edit it, remove it, or choose"),
     "a new name that is none": ("cluster init a/b", "a cluster cannot be called 'a/b'"),
@@ -189,6 +200,24 @@ def test_a_run_is_submitted(place: Login, capfd: pytest.CaptureFixture[str]) -> 
     # What is trained are the settings of now.
     (settings,) = (place.tmp / "new" / "jobs").glob("train-*.yaml")
     assert str(settings) in script and config.read(settings)["seed"] == 7
+
+
+def test_a_search_is_submitted(place: Login, capfd: pytest.CaptureFixture[str]) -> None:
+    command = ("submit", "search", "quick", "search.method=asha", "--cluster", "site", "--out", place.tmp / "s")
+    assert place.memdist(*command, "--nodes", 3) == 0
+    assert f"search in {place.tmp}/s" in capfd.readouterr().out
+    (script,) = place.slurm.scripts().values()
+    # All GPUs of each node, for one task.
+    wanted = {"--nodes=3", "--gpus-per-node=4", "--ntasks-per-node=1"}
+    assert {f"#SBATCH {option}" for option in wanted} <= set(script.splitlines())
+    (job,) = book.submitted(place.tmp / "s")
+    assert (job.id, job.kind) == ("101", "search")
+    # What is searched is the space of now, with its base.
+    (file,) = (place.tmp / "s" / "jobs").glob("space-*.yaml")
+    assert str(file) in script and space.read(str(file)).fingerprint == space.read("quick").fingerprint
+    place.slurm.queued("101")
+    assert place.memdist(*command) == 0
+    assert "queued already, as job 101" in capfd.readouterr().out
 
 
 def test_what_cannot_requeue_itself_is_told_what_it_can(place: Login, capfd: pytest.CaptureFixture[str]) -> None:

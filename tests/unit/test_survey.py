@@ -390,7 +390,7 @@ def test_a_share_says_how_long_it_will_take(tmp_path: Path) -> None:
     found = survey(tmp_path, answering(job("60_2", "RUNNING")))
     first, second, third = found.rows[:3]
     assert (first.steps, second.steps, third.steps) == (11, 11, 10)
-    assert (second.step, second.left) == (5, pytest.approx(3))
+    assert second.step == 5 and second.left == pytest.approx(3)
     assert "5/11 maps" in shown(found)
 
 

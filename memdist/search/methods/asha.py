@@ -108,17 +108,10 @@ class Asha(Method):
         """Whether a trial that has paused may still go on, whatever comes: its rung may yet grow."""
         if trial.running or trial.until >= self.epochs or self.score(trial, trial.until) == math.inf:
             return False
-        rung, many = self.rungs.index(trial.until), self._most()
-        if many is None:
-            return True
+        rung, many = self.rungs.index(trial.until), min(self.candidates.count, self.samples or math.inf)
         ahead = bisect.bisect_left(self._seen[rung], self._place(trial, rung))
         # Ranks only fall, and a rung never holds more than all; its first goes on where nobody else comes to the end.
         return ahead == 0 or ahead < many // self.eta
-
-    def _most(self) -> int | None:
-        """Trials that there may be in all; None where nobody can say."""
-        many = self.candidates.count
-        return many if self.samples is None else self.samples if many is None else min(many, self.samples)
 
     def settings(self) -> dict[str, Any]:
         """Those of every method, and the rungs'."""
