@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from memdist import config, rundir, triage
+from memdist import config, locks, process, rundir, triage
 from memdist.errors import CheckpointError, MemdistError, SearchError
 from memdist.launch.ends import RESUME_ME
 from memdist.launch.forward import bound
@@ -73,6 +73,7 @@ class Hands:
     def _train(self, task: Task, stop: Callable[[], bool]) -> Outcome:
         out, failures = Path(task.out), 0
         while True:
+            _wait(out, stop)
             if stop():
                 return Outcome("stopped")
             # A run that was trained elsewhere, or before, may be there already.
@@ -98,8 +99,11 @@ class Hands:
             if finding.kind == "diverged":
                 return Outcome("diverged", epoch=_epoch(out), kind="diverged", why=said or _line(finding))
             failed = Outcome("failed", epoch=_epoch(out), kind=finding.kind, why=said or _line(finding))
+            if stop():  # it may have ended by that
+                return Outcome("stopped")
             failures += 1
-            if code == 2 or failures > task.failures:  # a sentence about what was given stays true
+            # A sentence about what was given stays true; not so, that somebody else holds the run.
+            if (code == 2 and locks.owner(out) is None) or failures > task.failures:
                 return failed
 
     def _ask(self, task: Task, stop: Callable[[], bool]) -> dict[str, Any]:
@@ -179,6 +183,15 @@ class Hands:
                 with contextlib.suppress(BrokenPipeError):
                     self._process.stdin.close()
         self._process = self._answers = None
+
+
+def _wait(out: Path, stop: Callable[[], bool]) -> None:
+    """Wait for whoever trains a run here still, as a part of a search that was killed may for a moment."""
+    me, end = process.this(), time.monotonic() + locks.PATIENCE
+    while out.is_dir() and not stop() and time.monotonic() < end:
+        if (owner := locks.owner(out)) is None or owner.life(me) != "alive":
+            return
+        time.sleep(_LOOK)
 
 
 def _there(out: Path, task: Task) -> Outcome | None:

@@ -96,4 +96,6 @@ class Ledger:
         else:
             trial, until = line["tell"]
             outcome = Outcome(**{name: line[name] for name in Outcome._fields if name in line})
+            if outcome.state not in ("ok", "diverged", "failed"):
+                raise ValueError(f"there is no state {outcome.state!r}")
             self._tell(Told(trial, until, outcome, line["at"]))

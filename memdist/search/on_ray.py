@@ -10,7 +10,9 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import sys
 import tempfile
+import threading
 import time
 import uuid
 import warnings
@@ -21,6 +23,7 @@ from typing import Any
 
 from memdist import process
 from memdist.errors import SearchError
+from memdist.launch.ends import RESUME_ME
 from memdist.launch.forward import Forward
 from memdist.search.driver import Driver
 from memdist.search.hands import Hands, Task
@@ -31,6 +34,8 @@ _POLL = 2.0
 """Seconds between two looks of a trial whether the search is to stop."""
 _LOST = 3
 """How often a trial is started again whose machine or process of Ray's was lost."""
+_TRIES = 3
+"""How often Ray is begun on this machine, where others work as well."""
 STORE = 100 * 2**20
 """Bytes of Ray's shared memory: next to nothing goes through it."""
 
@@ -44,6 +49,8 @@ ENVIRONMENT = {
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
     "TUNE_WARN_SLOW_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "1e9",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    # Where others work as well, Ray's first process needs more than its 30 s to begin.
+    "RAY_gcs_server_port_wait_time_s": "120",
 }
 
 
@@ -59,19 +66,34 @@ def cluster(address: str | None, cpus: int, gpus: int) -> Iterator[None]:
     if folder is not None:
         mine = {"num_cpus": cpus, "num_gpus": gpus, "include_dashboard": False, "object_store_memory": STORE}
         mine |= {"_temp_dir": str(folder), "_node_ip_address": "127.0.0.1"}
-    try:
-        ray.init(address=address or "local", log_to_driver=False, logging_level="ERROR", **mine)
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        why = str(error).split("\n")[0]
-        raise SearchError(
-            f"--ray {address or 'local'} cannot be reached: {why}; give the address of a Ray cluster that runs, or leave it out"
-        ) from error
+    _begin(address, mine)
     try:
         yield
     finally:
         ray.shutdown()
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _begin(address: str | None, mine: Mapping[str, Any]) -> None:
+    """Be the driver of a cluster; raises SearchError where it cannot be reached, or does not begin in a few attempts."""
+    import ray
+
+    for attempt in range(1 if address else _TRIES):
+        try:
+            ray.init(address=address or "local", log_to_driver=False, logging_level="ERROR", **mine)
+            return
+        except Exception as error:  # bare ones too, where one of Ray's own processes is too slow
+            ray.shutdown()
+            why = str(error).split("\n")[0]
+            if address:
+                raise SearchError(
+                    f"--ray {address} cannot be reached: {why}; give the address of a Ray cluster that runs, or leave it out"
+                ) from error
+            if attempt == _TRIES - 1:
+                raise SearchError(
+                    f"Ray does not begin on this machine: {why}; look whether others use all its cores or memory, and try again"
+                ) from error
 
 
 def temporary() -> Path:
@@ -182,10 +204,43 @@ def search(
             ),
         )
         try:
-            tuner.fit()
+            with _guard():
+                tuner.fit()
         finally:
             shutil.rmtree(folder, ignore_errors=True)
     return driver.done
+
+
+@contextlib.contextmanager
+def _guard() -> Iterator[None]:
+    """Leave this process where Ray's part on this machine has died: its library would wait for ever.
+
+    All that was decided is on the disk, and what Ray has started ends with this process.
+    """
+    import ray
+
+    me, over = ray.get_runtime_context().get_node_id(), threading.Event()
+
+    def watch() -> None:
+        while not over.wait(_POLL):
+            try:
+                there = any(node["NodeID"] == me and node["Alive"] for node in ray.nodes())
+            except Exception:  # whatever is left of Ray has to say
+                there = False
+            if not there and not over.is_set():
+                print(
+                    "memdist: Ray has died on this machine; what was found is safe: the same command goes on from there",
+                    file=sys.stderr,
+                    flush=True,
+                )
+                os._exit(RESUME_ME)
+
+    thread = threading.Thread(target=watch, name="memdist ray", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
 
 
 def _trainable() -> Any:

@@ -61,11 +61,8 @@ class Asha(Method):
         """A promotion where one is due, from the highest rung down; else the next candidate."""
         while (found := self._due()) is not None:
             trial, rung = found
-            self._waiting[rung].remove(self._place(trial, rung))
-            before, trial.until = trial.results[trial.until], self.rungs[rung + 1]
-            if not before.ended:
+            if self._goes_on(trial, rung):
                 return trial.ask
-            self.tell(trial.number, trial.until, before)
         return self._begin(self.rungs[0]) or self._rest()
 
     def tell(self, trial: int, until: int, result: Result) -> None:
@@ -74,11 +71,33 @@ class Asha(Method):
         new = until not in found.results
         super().tell(trial, until, result)
         if new:
-            rung = self.rungs.index(until)
-            place = self._place(found, rung)
-            bisect.insort(self._seen[rung], place)
-            if place[0] < math.inf:
-                bisect.insort(self._waiting[rung], place)
+            self._note(found, until)
+            self._settle()
+
+    def _note(self, trial: Trial, until: int) -> None:
+        rung = self.rungs.index(until)
+        place = self._place(trial, rung)
+        bisect.insort(self._seen[rung], place)
+        if place[0] < math.inf:
+            bisect.insort(self._waiting[rung], place)
+
+    def _goes_on(self, trial: Trial, rung: int) -> bool:
+        """Promote a trial from a rung; whether there is anything to train: one that has stopped early is there at once."""
+        self._waiting[rung].remove(self._place(trial, rung))
+        before, trial.until = trial.results[trial.until], self.rungs[rung + 1]
+        if before.ended:
+            trial.results[trial.until] = before
+            self._note(trial, trial.until)
+        return not before.ended
+
+    def _settle(self) -> None:
+        """Promote those that have stopped early, at once: the state then follows from asks that were answered and tells alone."""
+        for rung in range(len(self.rungs) - 1):
+            edge = len(self._seen[rung]) // self.eta
+            for place in self._seen[rung][:edge]:
+                trial = self.trials[place[1]]
+                if trial.until == self.rungs[rung] and trial.results[trial.until].ended:
+                    self._goes_on(trial, rung)
 
     def load(self, state: Any) -> None:
         """Become what a search with the same settings was; raises SearchError where it was another."""
