@@ -36,7 +36,7 @@ def _look(cell: Cell) -> Look:
 
 
 def _time(cell: Cell) -> float:
-    return float(cell.values["model.channels"]) ** 2 * (2.0 if cell.values["model.norm"] == "none" else 1.0)
+    return float(cell.values["model.channels"]) ** 2 * (2.0 if cell.values["model.norm"] == "batch" else 1.0)
 
 
 # Times
@@ -59,7 +59,7 @@ def test_few_timings_reckon_the_rest_by_the_number_of_weights(quick: Space) -> N
         return _time(cell)
 
     found = spread.spread(quick, _look, time, most=3)
-    # The base (instance, 16), then of each parameter that with most weights beside it: norm=none, and the narrowest width.
+    # The base (instance, 16), then of each parameter that with most weights beside it: norm=batch, and the narrowest width.
     assert len(asked) == 3 == len(set(asked)) and [name for name, _ in found.timed] == asked
     assert found.of(quick.tree.at(0)) == pytest.approx(_time(cells.cell(quick, 0)))
     middle = next(n for n in range(cells.count(quick)) if cells.cell(quick, n).values["model.channels"] == 8)
