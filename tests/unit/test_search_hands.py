@@ -149,7 +149,7 @@ def test_a_mistake_fails_at_once_with_its_sentence(data: Path, tmp_path: Path, h
 
 
 def test_a_metric_that_is_not_measured_by_then_fails_with_a_sentence(data: Path, tmp_path: Path, hands: Hands) -> None:
-    found = hands.train(task("unet", data, tmp_path / "run", until=1, **{"validate.every": 2}), never)  # type: ignore[arg-type]
+    found = hands.train(task("unet", data, tmp_path / "run", until=1, **{"validate.every": 2}), never)
     assert (found.state, found.kind) == ("failed", "wrong-input") and "run has no val/l1 up to epoch 1" in found.why
 
 
