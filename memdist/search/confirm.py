@@ -70,11 +70,35 @@ def finalists(search: Path, top: int, seeds: int) -> tuple[Finalists, list[found
     """The best trials of a search that have come to its last epoch; raises SearchError where there are none."""
     about = folder.settings(search)
     there = [one for one in found.ranked(search) if one.furthest == about["epochs"]]
+    one_each: dict[Path, found.Found] = {}
+    for one in there:  # cells that train the same share a folder
+        one_each.setdefault(one.folder, one)
+    there = list(one_each.values())
     if not there:
         raise SearchError(
             f"no trial of {printable(search)} has come to epoch {about['epochs']} yet: go on with the search first"
         )
     return Finalists(search, there[:top], seeds), there[:top]
+
+
+def check(search: Path, mine: Finalists) -> None:
+    """Raise a SearchError where other finalists were begun to be trained again."""
+    theirs = rundir.read_json(search / FOLDER / folder.SEARCH).get("finalists")
+    if theirs is not None and theirs != mine.settings()["finalists"]:
+        raise SearchError(
+            f"{printable(search / FOLDER)} was begun with other finalists or seeds: give --top and --seeds as then, or move that "
+            "folder away"
+        )
+
+
+def reported(run: Any) -> None:
+    """Raise a SearchError where a run's data have no pictures to report on, before anything is trained for them."""
+    from memdist.data import sources, split
+
+    if not split.deal(sources.find(run.data).pairs, run.data)[0][REPORTED]:
+        raise SearchError(
+            f"these data have no {REPORTED} split, on which finalists are reported: search with data.{REPORTED} above 0"
+        )
 
 
 class Line(NamedTuple):

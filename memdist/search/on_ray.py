@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import shutil
+import signal
+import socket
 import sys
 import tempfile
 import threading
@@ -25,7 +28,7 @@ from typing import Any
 from memdist import process
 from memdist.errors import SearchError
 from memdist.launch.ends import RESUME_ME
-from memdist.launch.forward import Forward
+from memdist.launch.forward import SIGNALS, Forward
 from memdist.search.driver import Driver
 from memdist.search.hands import Hands, Task
 from memdist.search.methods.method import Ask
@@ -37,6 +40,8 @@ _LOST = 3
 """How often a trial is started again whose machine or process of Ray's was lost."""
 _TRIES = 3
 """How often Ray is begun on this machine, where others work as well."""
+_MET = 20.0
+"""Seconds within which a cluster answers."""
 STORE = 100 * 2**20
 """Bytes of Ray's shared memory: next to nothing goes through it."""
 
@@ -78,11 +83,14 @@ def cluster(address: str | None, cpus: int, gpus: int) -> Iterator[None]:
 
 def _begin(address: str | None, mine: Mapping[str, Any]) -> None:
     """Be the driver of a cluster; raises SearchError where it cannot be reached, or does not begin in a few attempts."""
+    if address:
+        _met(address)
     import ray
 
     for attempt in range(1 if address else _TRIES):
         try:
-            ray.init(address=address or "local", log_to_driver=False, logging_level="ERROR", **mine)
+            with unmoved():
+                ray.init(address=address or "local", log_to_driver=False, logging_level="ERROR", **mine)
             return
         except Exception as error:  # bare ones too, where one of Ray's own processes is too slow
             ray.shutdown()
@@ -95,6 +103,43 @@ def _begin(address: str | None, mine: Mapping[str, Any]) -> None:
                 raise SearchError(
                     f"Ray does not begin on this machine: {why}; look whether others use all its cores or memory, and try again"
                 ) from error
+
+
+def _met(address: str) -> None:
+    """Raise a SearchError where nobody answers at an address: Ray itself tries for minutes."""
+    if address.startswith("ray://"):
+        raise SearchError(
+            f"--ray {address} is for Ray's client, by which no search runs: give HOST:PORT of the cluster's head, or auto"
+        )
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal() or host.startswith("127.") or host == "localhost":
+        return  # of this machine Ray knows its own name
+    try:
+        socket.create_connection((host, int(port)), timeout=_MET).close()
+    except (OSError, OverflowError) as error:
+        why = (getattr(error, "strerror", None) or str(error)).lower()
+        raise SearchError(
+            f"--ray {address} cannot be reached: {why}; give the address of a Ray cluster that runs, or leave it out"
+        ) from error
+
+
+@contextlib.contextmanager
+def unmoved() -> Iterator[None]:
+    """What is started meanwhile takes no notice of USR1 and USR2, which Slurm sends to all processes of a step.
+
+    Handlers that are put in place meanwhile, as Ray's for TERM, are taken away again.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    for number in (signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def temporary() -> Path:
@@ -168,6 +213,7 @@ def search(
     """
     import ray
     from ray import tune
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     class Bell:
         """Told once that the search stops, asked by every trial."""
@@ -182,7 +228,10 @@ def search(
             return self.rung
 
     name = f"memdist-{uuid.uuid4().hex}"
-    bell = ray.remote(num_cpus=0)(Bell).options(name=name).remote()
+    # Here, where the search itself ends with the machine: else it would lie on any, and take all trials along.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    lasting = {"name": name, "scheduling_strategy": here, "max_restarts": -1, "max_task_retries": -1}
+    bell = ray.remote(num_cpus=0)(Bell).options(**lasting).remote()
     threads = max(1, int(need["CPU"]) // ranks)
     for left in driver.place.glob(".tune-*"):
         shutil.rmtree(left, ignore_errors=True)  # by a search that was killed: this one alone is here now
@@ -194,7 +243,7 @@ def search(
         warnings.simplefilter("ignore")
         common = {"workers": str(workers), "threads": threads, "bell": name}
         asking = _asking(driver, lambda: room(need, most), ranks, common)
-        watching = _watching(driver, forward, lambda: bell.ring.remote(), look)
+        watching = _watching(driver, asking, forward, lambda: bell.ring.remote(), look)
         tuner = tune.Tuner(
             tune.with_resources(_trainable(), {"cpu": need["CPU"], "gpu": need["GPU"]}),
             tune_config=tune.TuneConfig(search_alg=asking, num_samples=-1, reuse_actors=True),
@@ -294,6 +343,8 @@ def _asking(driver: Driver, slots: Callable[[], int], ranks: int, common: Mappin
 
         def __init__(self) -> None:
             super().__init__(metric="outcome", mode="min")
+            self.broken: Exception | None = None
+            """Why what came of a trial could not be taken in: Tune would pass over it, and wait for ever."""
             self._asked: dict[str, Ask] = {}
             self._slots = (0.0, 1)
 
@@ -315,11 +366,12 @@ def _asking(driver: Driver, slots: Callable[[], int], ranks: int, common: Mappin
             ask = self._asked.pop(trial_id, None)
             if ask is None:
                 return
-            if error or not result:
-                lost = f"its machine, or its process of Ray's, was lost {_LOST + 1} times"
-                driver.tell(ask, Outcome("failed", kind="node-failure", why=lost))
-            else:
-                driver.tell(ask, Outcome(*result["outcome"]))
+            lost = f"its machine, or its process of Ray's, was lost {_LOST + 1} times"
+            failed = Outcome("failed", kind="node-failure", why=lost)
+            try:
+                driver.tell(ask, failed if error or not result else Outcome(*result["outcome"]))
+            except Exception as problem:  # such as a disk that is full
+                self.broken = self.broken or problem
 
         def __reduce__(self) -> tuple[type[dict[str, Any]], tuple[()]]:
             return dict, ()  # Tune writes down what nobody reads again
@@ -333,18 +385,29 @@ def _asking(driver: Driver, slots: Callable[[], int], ranks: int, common: Mappin
     return Asking()
 
 
-def _watching(driver: Driver, forward: Forward, ring: Callable[[], object], look: Callable[[], None]) -> Any:
+def _watching(
+    driver: Driver, asking: Any, forward: Forward, ring: Callable[[], object], look: Callable[[], None]
+) -> Any:
     from ray import tune
 
     class Watching(tune.Callback):
         """Called by Tune between its own affairs."""
 
+        _ours, _rung = False, -math.inf
+
         def __reduce__(self) -> tuple[type[dict[str, Any]], tuple[()]]:
             return dict, ()
 
+        def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+            if not self._ours:
+                self._ours = True
+                forward.again()  # Tune takes USR1 for itself, and ends trials as they stand
+
         def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
-            if forward.got and not driver.stopping:
-                driver.stopping = True
+            if asking.broken is not None:
+                raise asking.broken
+            if forward.got and time.monotonic() - self._rung > _POLL:  # again: a bell that was lost has forgotten it
+                driver.stopping, self._rung = True, time.monotonic()
                 ring()
             if forward.insists:
                 raise KeyboardInterrupt

@@ -6,6 +6,8 @@ import contextlib
 import json
 import math
 import os
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -179,10 +181,12 @@ def confirm(folder_: Path, top: int, seeds: int, words: Sequence[str], address: 
     how = settings.read({"metric": about["metric"], "scope": about["scope"], "mode": about["mode"]}, mine)
     how = how.model_copy(update={"keep": int(finalists.count)})
     method = confirming.Again(finalists, about["epochs"], about["mode"])
+    confirming.check(folder_, finalists)
     run = cells.resolve(finalists.space, finalists.cell(0))
     asked = Asked(finalists.space, how, run, method, folder_ / confirming.FOLDER)
 
     def drive(address: str | None) -> int:
+        confirming.reported(run)
         keys = Keys(asked.space)
         with _driven(asked, asked.about(keys.split(run)), keys, {}, address, confirming.REPORTED) as driver:
             code = _end(driver)
@@ -198,13 +202,34 @@ def confirm(folder_: Path, top: int, seeds: int, words: Sequence[str], address: 
 def _somewhere(place: Path, address: str | None, drive: Callable[[str | None], int]) -> int:
     """Do it on a Ray cluster: of this machine, at an address, or of the machines of this step of srun."""
     here = place_.take(joins=address is None)
-    if here.world == 1 or address is not None:
-        return drive(address)
-    if here.rank > 0:
+    if here.rank > 0 and address is None:
         allocation.lend(place.absolute(), os.environ)
         return 0
-    with allocation.head(place.absolute(), here, os.environ) as address:
-        return drive(address)
+    with _leaving():
+        if here.world == 1 or address is not None:
+            return drive(address)
+        with allocation.head(place.absolute(), here, os.environ) as address:
+            return drive(address)
+
+
+@contextlib.contextmanager
+def _leaving() -> Iterator[None]:
+    """Leave at once where a signal comes before trials are trained or after that: the same command does what is left.
+
+    While they are, `on_ray.search` takes note of it.
+    """
+
+    def leave(number: int, _: Any) -> None:
+        raise SystemExit(RESUME_ME)
+
+    ours = threading.current_thread() is threading.main_thread()
+    numbers = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2) if ours else ()
+    before = {number: signal.signal(number, leave) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextlib.contextmanager
