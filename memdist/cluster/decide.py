@@ -15,6 +15,9 @@ IDLE = 2
 ANEW = 5
 """The same of what begins anew each time: it may have been pushed out before it could end."""
 
+LINE = 10**12
+"""What a line of a search's ledger counts, in steps: those of a trial that is done go with its checkpoints."""
+
 FOR_GOOD = ("gpu-memory", "disk-full", "bad-data", "diverged", "wrong-input", "communication", "no-progress", "bug")
 """Ends that another start would come to again, as far as anybody can tell."""
 
@@ -46,8 +49,9 @@ def refusal(attempts: Sequence[Attempt], max_failures: int, *, measured: bool = 
             f"{idle} attempts in a row were not done when they ended (the last: {_said(attempts[-1])}): give more time"
         )
     if measured and idle >= IDLE:
+        than = f" than that of step {attempts[-1].since}" if attempts[-1].since < LINE else ""
         return (
-            f"{idle} attempts in a row have ended without a newer checkpoint than that of step {attempts[-1].since} (the "
+            f"{idle} attempts in a row have ended without a newer checkpoint{than} (the "
             f"last: {_said(attempts[-1])}): starting again would lead there again; give more time, or write checkpoints "
             "more often (checkpoint.every_minutes)"
         )

@@ -11,6 +11,7 @@ from typing import Any
 
 from memdist import rundir
 from memdist.cluster import book
+from memdist.cluster.decide import LINE
 from memdist.cluster.slurm import Here
 from memdist.errors import MemdistError
 from memdist.launch.local import newest
@@ -42,7 +43,7 @@ class Task:
             # A line for each decision and each result; what is trained meanwhile has checkpoints.
             ledger = self.home / "ledger.jsonl"
             lines = ledger.read_bytes().count(b"\n") if ledger.is_file() else 0
-            return lines + sum(newest(run.parent) for run in self.home.glob(f"trials/*/{rundir.CHECKPOINTS}"))
+            return lines * LINE + sum(newest(run.parent) for run in self.home.glob(f"trials/*/{rundir.CHECKPOINTS}"))
         if self.trains:
             return newest(self.home)
         if "-of-" in self.share:
