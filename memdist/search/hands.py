@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import platform
 import selectors
@@ -29,6 +30,8 @@ _LOOK = 0.5
 """Seconds between two looks whether to stop."""
 _LATE = 5.0
 """Seconds within which a search is told what its trials were told."""
+_HELD = 180.0
+"""Seconds for which a run that somebody else trains is waited for: one on a machine that is cut off may still be at it."""
 _LONGEST = 65536
 """Bytes of a log that are searched for what went wrong."""
 
@@ -72,6 +75,7 @@ class Hands:
 
     def _train(self, task: Task, stop: Callable[[], bool]) -> Outcome:
         out, failures = Path(task.out), 0
+        me, held = process.this(), math.inf
         while True:
             _wait(out, stop)
             if stop():
@@ -101,9 +105,15 @@ class Hands:
             failed = Outcome("failed", epoch=_epoch(out), kind=finding.kind, why=said or _line(finding))
             if stop():  # it may have ended by that
                 return Outcome("stopped")
+            owner = locks.owner(out) if out.is_dir() else None
+            if code == 2 and owner is not None and owner.life(me) != "dead":
+                held = min(held, time.monotonic())
+                if time.monotonic() - held < _HELD:
+                    time.sleep(_LOOK)
+                    continue
             failures += 1
             # A sentence about what was given stays true; not so, that somebody else holds the run.
-            if (code == 2 and locks.owner(out) is None) or failures > task.failures:
+            if (code == 2 and owner is None) or failures > task.failures:
                 return failed
 
     def _ask(self, task: Task, stop: Callable[[], bool]) -> dict[str, Any]:
@@ -116,6 +126,10 @@ class Hands:
         with selectors.DefaultSelector() as selector:
             selector.register(answers, selectors.EVENT_READ)
             while not selector.select(_LOOK):
+                if process.poll() is not None and not selector.select(0):
+                    # Somebody whom it has started holds the file open.
+                    self.close()
+                    return {"code": process.returncode, "error": ""}
                 if stop():
                     process.send_signal(signal.SIGUSR2)  # until it answers: it may not have begun to listen
         line = answers.readline()
@@ -136,7 +150,10 @@ class Hands:
         with open(self.log, "ab") as log:
             process = subprocess.Popen(
                 command,
-                env={**alone(os.environ), "GPUS": str(task.ranks), "OMP_NUM_THREADS": str(self.threads)},
+                env={
+                    **alone(os.environ),
+                    **{"GPUS": str(task.ranks), "OMP_NUM_THREADS": str(self.threads), "NODES": "1", "NODE_RANK": "0"},
+                },
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
