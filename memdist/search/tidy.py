@@ -19,7 +19,7 @@ _SHED = (rundir.CHECKPOINTS, rundir.SAMPLES, rundir.TENSORBOARD)
 
 
 def after(trials: Path, method: Method, folders: Sequence[str], told: int, keep: int) -> None:
-    """Make room once a trial was told of: its own, and that of whom it has driven from the best `keep`."""
+    """Make room once a trial was told of: its own, and that of whom it has driven from the best `keep` or out of its rung."""
     held = {folders[trial.number] for trial in kept(method, keep)}
     finished = [trial for trial in method.trials if not trial.running and trial.until >= method.epochs]
     last = sorted(finished, key=lambda trial: (method.score(trial, method.epochs), trial.number))[: keep + 1]
@@ -27,6 +27,9 @@ def after(trials: Path, method: Method, folders: Sequence[str], told: int, keep:
         run = trials / folders[trial]
         if run.parent == trials:
             thin(run) if folders[trial] in held else shed(run)
+    for number in method.outdone() if isinstance(method, Asha) else ():
+        if folders[number] not in held and (trials / folders[number]).parent == trials:
+            shed(trials / folders[number])
     share(trials / folders[told], trials)
 
 

@@ -108,10 +108,19 @@ class Asha(Method):
         """Whether a trial that has paused may still go on, whatever comes: its rung may yet grow."""
         if trial.running or trial.until >= self.epochs or self.score(trial, trial.until) == math.inf:
             return False
-        rung, many = self.rungs.index(trial.until), min(self.candidates.count, self.samples or math.inf)
-        ahead = bisect.bisect_left(self._seen[rung], self._place(trial, rung))
+        rung = self.rungs.index(trial.until)
         # Ranks only fall, and a rung never holds more than all; its first goes on where nobody else comes to the end.
-        return ahead == 0 or ahead < many // self.eta
+        return bisect.bisect_left(self._seen[rung], self._place(trial, rung)) < self._most()
+
+    def outdone(self) -> list[int]:
+        """Of each rung the trial that has lost its hope of going on from there last."""
+        most = self._most()
+        return [seen[most][1] for seen in self._seen[:-1] if len(seen) > most]
+
+    def _most(self) -> int:
+        """Trials that may go on from a rung, at most."""
+        many = min(self.candidates.count, self.samples or math.inf)
+        return max(1, int(many // self.eta))
 
     def settings(self) -> dict[str, Any]:
         """Those of every method, and the rungs'."""
