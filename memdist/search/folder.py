@@ -68,6 +68,6 @@ def check(folder: Path, mine: Mapping[str, Any]) -> bool:
 
 def begin(folder: Path, mine: Mapping[str, Any]) -> None:
     """Write down what is searched."""
-    rundir.make_folder(folder / TRIALS)
     rundir.make_folder(folder / WORKERS)
     rundir.write_json(folder / SEARCH, mine)
+    rundir.make_folder(folder / TRIALS)  # last: without search.json nobody would know whose they are

@@ -33,7 +33,7 @@ class Found:
 
 def trials(search: Path) -> list[Found]:
     """All trials of a search, in the order in which they were begun; raises SearchError for what is no search folder."""
-    folder.settings(search)
+    epochs = folder.settings(search)["epochs"]
     found: list[Found] = []
     for line in rundir.read_lines(search / folder.LEDGER):
         if "folder" in line:
@@ -43,6 +43,8 @@ def trials(search: Path) -> list[Found]:
             found[number].states[until] = line["state"]
             if line["value"] is not None:
                 found[number].values[until] = line["value"]
+                if line.get("ended"):  # it trains no further: its value stands for all later epochs
+                    found[number].values[epochs] = line["value"]
     return found
 
 

@@ -19,13 +19,14 @@ _DEEPEST = 6
 """Folders below one another that are searched for runs."""
 
 
-def of(identity: str, epochs: int, split: str) -> str:
+def of(identity: str, epochs: int, split: str, patience: int | None = None) -> str:
     """The key of a run.
 
     `identity`: hash of its identity settings (64 digits); `epochs`: its last, towards which learning rates decay; `split`:
-    fingerprint of its data and split.
+    fingerprint of its data and split; `patience`: validations after which it may end before its last epoch.
     """
-    return config.fingerprint({"identity": identity, "epochs": epochs, "split": split, "format": FORMAT}, 16)
+    early = {} if patience is None else {"patience": patience}
+    return config.fingerprint({"identity": identity, "epochs": epochs, "split": split, "format": FORMAT, **early}, 16)
 
 
 class Keys:
@@ -39,7 +40,8 @@ class Keys:
     def __call__(self, cell: Cell) -> str:
         """The key of a cell; raises DataError and ConfigError."""
         run = cells.resolve(self._space, cell)
-        return of(config.fingerprint(config.identity(run), 64), run.epochs, self.split(run))
+        identity = config.fingerprint(config.identity(run), 64)
+        return of(identity, run.epochs, self.split(run), run.select.patience)
 
     def split(self, run: Any) -> str:
         """Fingerprint of the pictures, maps and split of a run."""
@@ -57,10 +59,11 @@ def trained(folders: Sequence[Path]) -> dict[str, Path]:
     """Runs that have come to their end in these folders or below, by key; raises ConfigError where one is no folder."""
     found: dict[str, Path] = {}
     for folder in folders:
-        if not folder.is_dir():
+        if not os.path.isdir(folder) or not os.access(folder, os.R_OK | os.X_OK):
             from memdist.errors import ConfigError
 
-            raise ConfigError(f"search.reuse names {folder}, which is no folder: give folders of runs, or leave it out")
+            what = "cannot be read" if os.path.isdir(folder) else "is no folder"
+            raise ConfigError(f"search.reuse names {folder}, which {what}: give folders of runs, or leave it out")
         for root, below, files in os.walk(folder):
             depth = len(Path(root).relative_to(folder).parts)
             if rundir.CONFIG in files and rundir.PROVENANCE in files:
@@ -81,7 +84,7 @@ def _of_run(run: Path) -> str | None:
         facts = rundir.read_json(run / rundir.PROVENANCE)
         if facts.get("format", FORMAT) != FORMAT:
             return None
-        epochs = models.resolve(config.read(run / rundir.CONFIG)).epochs
-        return of(str(facts["identity"]), epochs, str(facts["split_sha256"]))
+        settings = models.resolve(config.read(run / rundir.CONFIG))
+        return of(str(facts["identity"]), settings.epochs, str(facts["split_sha256"]), settings.select.patience)
     except (MemdistError, KeyError):
         return None
