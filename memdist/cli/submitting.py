@@ -223,9 +223,12 @@ def submit_search(
     """Search a space on all machines of one job, with Ray. Give the same command again: what is done stays done."""
     site = _site(where, dry_run, time=time, nodes=nodes, gpus=gpus, whole=True, ranks=1, legs=legs, after=after)
     from memdist.cluster import make
-    from memdist.search import frozen, run
+    from memdist.search import folder, frozen, run
 
     asked = run.ask(space, overrides or [], out)
+    about = asked.about("")
+    del about["split"]  # the job reads the data
+    folder.check(asked.place, about)
     file, files = frozen.copies(space, asked.place)
     _end(site, make.search(site, asked.place, [str(file), *(overrides or [])], files, asked.run, cpus), dry_run)
 

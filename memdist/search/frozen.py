@@ -11,7 +11,7 @@ from memdist import config, rundir
 
 def copies(name: str, search: Path) -> tuple[Path, dict[Path, str]]:
     """The copy of a space in the `jobs` of a search's folder, and all files that it is made of with what is in them."""
-    path = config.find(name, config.spaces(), "space")
+    path = config.find(config.space(name) or name, config.spaces(), "space")
     raw = config.read(path)
     beside = path.parent / str(raw["base"])
     base = config.read(beside if os.path.isfile(beside) else config.find(str(raw["base"])))

@@ -220,6 +220,14 @@ def test_a_search_is_submitted(place: Login, capfd: pytest.CaptureFixture[str]) 
     assert "queued already, as job 101" in capfd.readouterr().out
 
 
+def test_a_search_in_the_folder_of_another_is_not_submitted(place: Login, capfd: pytest.CaptureFixture[str]) -> None:
+    (place.tmp / "s").mkdir()
+    (place.tmp / "s" / "search.json").write_text('{"format": 1, "metric": "val/l2"}')
+    assert place.memdist("submit", "search", "quick", "--cluster", "site", "--out", place.tmp / "s") == 2
+    assert "was begun with metric = val/l2" in capfd.readouterr().err
+    assert not place.slurm.scripts() and not (place.tmp / "s" / "jobs").exists()
+
+
 def test_what_cannot_requeue_itself_is_told_what_it_can(place: Login, capfd: pytest.CaptureFixture[str]) -> None:
     told = "jobs of this cluster cannot requeue themselves: "
     again = "when they have ended, submit what is left\n"
