@@ -40,6 +40,9 @@ _LOST = 3
 """How often a trial is started again whose machine or process of Ray's was lost."""
 _TRIES = 3
 """How often Ray is begun on this machine, where others work as well."""
+_REFUSED = 3
+"""Looks in a row at which nobody listens where Ray's head was: it is gone."""
+_GATHERED = 60.0
 _MET = 20.0
 """Seconds within which a cluster answers."""
 STORE = 100 * 2**20
@@ -168,6 +171,15 @@ def room(need: Mapping[str, float], most: int | None = None) -> int:
     return total
 
 
+def gather(machines: int) -> None:
+    """Wait for a minute, at most, until so many machines are there: those of an allocation come one after the other."""
+    import ray
+
+    end = time.monotonic() + _GATHERED
+    while sum(node["Alive"] for node in ray.nodes()) < machines and time.monotonic() < end:
+        time.sleep(_POLL / 4)
+
+
 def resources() -> dict[str, float]:
     """CPUs and GPUs of the whole cluster."""
     import ray
@@ -272,12 +284,18 @@ def _guard() -> Iterator[None]:
     """
     import ray
 
-    me, over = ray.get_runtime_context().get_node_id(), threading.Event()
+    context, over = ray.get_runtime_context(), threading.Event()
+    me, head, refused = context.get_node_id(), str(context.gcs_address), 0
 
     def watch() -> None:
+        nonlocal refused
         while not over.wait(_POLL):
+            # Without its head the library would not answer, and end this process after a minute as if by a fault.
+            refused = refused + 1 if _refuses(head) else 0
+            if 0 < refused < _REFUSED:
+                continue
             try:
-                there = any(node["NodeID"] == me and node["Alive"] for node in ray.nodes())
+                there = not refused and any(node["NodeID"] == me and node["Alive"] for node in ray.nodes())
             except Exception:  # whatever is left of Ray has to say
                 there = False
             if not there and not over.is_set():
@@ -294,6 +312,18 @@ def _guard() -> Iterator[None]:
         yield
     finally:
         over.set()
+
+
+def _refuses(address: str) -> bool:
+    """Whether nobody listens at an address of a machine that is there."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_POLL).close()
+    except ConnectionRefusedError:
+        return True
+    except (OSError, ValueError):
+        pass  # Ray judges networks
+    return False
 
 
 def _trainable() -> Any:

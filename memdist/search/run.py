@@ -107,6 +107,7 @@ def trains(asked: Asked, address: str | None) -> Iterator[tuple[dict[str, float]
         yield need, cost.at_once(asked.search, "cuda" if gpus else "cpu", cpus, gpus), None
         return
     with on_ray.cluster(address, 0, 0):
+        on_ray.gather(place_.read(os.environ).world)
         need = _need(asked.search, on_ray.resources(), asked.run.device)
         on_ray.fits(need)
         yield need, on_ray.room(need), lambda *given: on_ray.there(need, cost.epoch, *given)

@@ -76,6 +76,29 @@ def test_a_cluster_that_is_not_there_is_told_at_once() -> None:
         on_ray._met("ray://head:10001")
 
 
+def test_a_head_that_is_gone_is_told_from_one_that_is_not() -> None:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{one.getsockname()[1]}"
+        assert on_ray._refuses(address)
+        one.listen()
+        assert not on_ray._refuses(address)
+    assert not on_ray._refuses("what is none")
+
+
+def test_a_budget_is_reckoned_with_all_machines_of_an_allocation(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+
+    def nodes() -> list[dict[str, bool]]:
+        seen.append(len(seen))
+        return [{"Alive": True}] * len(seen) + [{"Alive": False}]
+
+    monkeypatch.setattr("ray.nodes", nodes)
+    monkeypatch.setattr(on_ray, "_POLL", 0.01)
+    on_ray.gather(3)
+    assert len(seen) == 3
+
+
 def test_what_cannot_be_written_ends_the_search() -> None:
     """Tune would pass over it, and wait for ever for a trial that nobody trains."""
 
