@@ -10,7 +10,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import secrets
 import shutil
+import socket
 import sys
 import tempfile
 import threading
@@ -37,6 +39,8 @@ _LOST = 3
 """How often a trial is started again whose machine or process of Ray's was lost."""
 _TRIES = 3
 """How often Ray is begun on this machine, where others work as well."""
+_ANSWER = 10.0
+"""Seconds within which a Ray cluster that is already there answers."""
 STORE = 100 * 2**20
 """Bytes of Ray's shared memory: next to nothing goes through it."""
 
@@ -60,6 +64,12 @@ def cluster(address: str | None, cpus: int, gpus: int) -> Iterator[None]:
     """Ray: the cluster at an address, or one of this machine alone that ends with the context; raises SearchError."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    if address:
+        _reach(address)
+    else:
+        # Who can reach a port of it could else run what they like as this user: not on a machine that others share.
+        os.environ["RAY_AUTH_MODE"] = "token"
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))  # Ray reads it once a process
     import ray
 
     folder = None if address else temporary()
@@ -74,6 +84,20 @@ def cluster(address: str | None, cpus: int, gpus: int) -> Iterator[None]:
         ray.shutdown()
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _reach(address: str) -> None:
+    """Raise a SearchError where nobody answers at an address: Ray itself would try for minutes."""
+    host, colon, port = address.rpartition(":")
+    if not colon or not port.isdecimal():  # such as auto
+        return
+    try:
+        socket.create_connection((host.removeprefix("ray://"), int(port)), timeout=_ANSWER).close()
+    except (OSError, OverflowError) as error:
+        why = (getattr(error, "strerror", None) or str(error)).lower()
+        raise SearchError(
+            f"--ray {address} cannot be reached: {why}; give the address of a Ray cluster that runs, or leave it out"
+        ) from error
 
 
 def _begin(address: str | None, mine: Mapping[str, Any]) -> None:
