@@ -8,6 +8,7 @@ nothing: that is the ledger's (`memdist.search.ledger`), as Tune's own restoring
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import shutil
 import sys
@@ -168,6 +169,9 @@ def search(
     for left in driver.place.glob(".tune-*"):
         shutil.rmtree(left, ignore_errors=True)  # by a search that was killed: this one alone is here now
     folder = Path(tempfile.mkdtemp(prefix=".tune-", dir=driver.place))
+    # Of a process that was lost it prints a traceback, and begins it again; the ledger says what came of it.
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
+    logging.getLogger("ray.air").setLevel(logging.CRITICAL)
     with Forward() as forward, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         common = {"workers": str(workers), "threads": threads, "bell": name}

@@ -38,7 +38,13 @@ def task(variant: str, data: Path, out: Path, until: int = 3, failures: int = 1,
     pause = {"until": until} if until < settings.get("epochs", 3) else {}
     run = tiny.run(variant, data, **settings, **pause)
     return Task(
-        settings=config.plain(run), out=str(out), until=until, metric="val/l1", scope="last", mode="min", failures=failures
+        settings=config.plain(run),
+        out=str(out),
+        until=until,
+        metric="val/l1",
+        scope="last",
+        mode="min",
+        failures=failures,
     )
 
 
@@ -132,7 +138,9 @@ def test_a_process_that_is_killed_too_often_is_a_failure_with_its_reason(
 
 
 def test_a_mistake_fails_at_once_with_its_sentence(data: Path, tmp_path: Path, hands: Hands) -> None:
-    wrong = replace(task("unet", data, tmp_path / "run", failures=5), settings=tiny.raw("unet", data, **{"batch.size": 400}))
+    wrong = replace(
+        task("unet", data, tmp_path / "run", failures=5), settings=tiny.raw("unet", data, **{"batch.size": 400})
+    )
     found = hands.train(wrong, never)
     assert (found.state, found.kind) == ("failed", "wrong-input")
     assert found.why.startswith("batch.size = 400 is larger than the training split")
@@ -153,9 +161,7 @@ def test_a_run_that_diverges_has_diverged(data: Path, tmp_path: Path, hands: Han
     assert hands.train(mine, never).state == "diverged" and hands.log.stat().st_size == size, "it was trained again"
 
 
-def test_a_process_that_ends_by_a_bug_is_a_failure_with_its_line(
-    data: Path, tmp_path: Path, hands: Hands
-) -> None:
+def test_a_process_that_ends_by_a_bug_is_a_failure_with_its_line(data: Path, tmp_path: Path, hands: Hands) -> None:
     """What is no configuration at all: no person can give it here, so that it stands for any bug."""
     wrong = replace(task("unet", data, tmp_path / "run"), settings={"model": 3.5, "epochs": object.__name__})
     before = process(hands)

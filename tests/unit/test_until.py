@@ -64,7 +64,9 @@ def test_patience_counts_over_a_pause(data: Path, tmp_path: Path) -> None:
     more = {"epochs": 8, "select.patience": 2, "optim.unet.lr": 1e-30}
     if loop.train(tiny.run("unet", data, **more), tmp_path / "whole") == 0:
         for until in (1, 2, 3, None):
-            code = loop.train(tiny.run("unet", data, **more, **({"until": until} if until else {})), tmp_path / "paused")
+            code = loop.train(
+                tiny.run("unet", data, **more, **({"until": until} if until else {})), tmp_path / "paused"
+            )
     assert code == 0 and "stopped early" in rundir.read_json(tmp_path / "whole" / rundir.STATE)["why"]
     assert outcome(tmp_path / "paused") == outcome(tmp_path / "whole")
 
