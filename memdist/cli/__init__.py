@@ -124,7 +124,13 @@ def plan(
         ),
     ] = None,
 ) -> None:
-    """Say what a run would need on N GPUs, for each strategy: memory, the largest micro-batch, communication, hours."""
+    """Say what a run would need on N GPUs, for each strategy: memory, the largest micro-batch, communication, hours.
+
+    Of a space of settings (a file with `parameters`, or quick, search/unet, search/pix2pix ...): what a search of it takes. Of a
+    name that a configuration has as well, as unet, search/unet is the space.
+    """
+    if searching.planned(config, overrides or [], gpus=gpus, gpu=gpu, gpus_per_node=gpus_per_node, emit=emit):
+        return
     run = arguments.resolve(config, overrides)
     if emit is not None:
         from memdist.plan import emit as emitting
@@ -139,6 +145,7 @@ def plan(
     from memdist.plan import table
 
     output.show(table.render(made))
+    searching.point(config)
 
 
 @app.command()

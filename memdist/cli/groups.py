@@ -9,7 +9,7 @@ import typer
 
 from memdist import output
 from memdist.cli import arguments
-from memdist.cli.arguments import Config, Overrides, RunFolder, RuntimeOverrides, Split
+from memdist.cli.arguments import Config, Overrides, RunFolder, RuntimeOverrides, SearchSettings, SearchSpace, Split
 from memdist.errors import ConfigError
 
 data = typer.Typer(help="Make example data; check pictures; decode them ahead of training.", **arguments.PLAIN)
@@ -126,6 +126,18 @@ def bench_sample(
     from memdist.bench import sample
 
     sample.main(run, split=split.value, images=images, overrides=overrides or [])
+
+
+@bench.command("search")
+def bench_search(
+    space: SearchSpace = "quick",
+    overrides: SearchSettings = None,
+    trials: Annotated[int, typer.Option(min=1, help="Trials that are measured.")] = 8,
+) -> None:
+    """Measure what a search adds to its trainings: each cell is trained bare, in this process, and as a trial, in turn."""
+    from memdist.bench import search
+
+    search.main(space, overrides or [], trials=trials)
 
 
 @bench.callback()

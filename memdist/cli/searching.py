@@ -10,6 +10,7 @@ import typer
 from memdist import output
 from memdist.cli import arguments
 from memdist.cli.arguments import SearchSettings, SearchSpace
+from memdist.errors import ConfigError
 
 search = typer.Typer(help="Search a space of configurations.", **arguments.PLAIN)
 
@@ -36,11 +37,28 @@ def search_run(
         ),
     ] = None,
     ray: Ray = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME",
+            help="Pick what fits into 8h, 2d12h ...: the whole grid, or settings of ASHA, by timing a few cells.",
+            show_default=False,
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be trained and what room it needs, and touch nothing.")
+    ] = False,
 ) -> None:
     """Search a space, or go on with a search. Exit code 75: stopped; the same command resumes."""
     from memdist.search import run
 
-    raise typer.Exit(run.search(run.ask(space, overrides or [], out), ray))
+    asked = run.ask(space, overrides or [], out, budget)
+    if dry_run:
+        from memdist.search import disk
+
+        output.show("\n".join(disk.dry(asked, ray)))
+        return
+    raise typer.Exit(run.search(asked, ray))
 
 
 @search.command("best")
@@ -63,3 +81,27 @@ def search_confirm(
     from memdist.search import run
 
     raise typer.Exit(run.confirm(folder, top, seeds, overrides or [], ray))
+
+
+def planned(name: str, overrides: list[str], *, gpus: int, gpu: str, gpus_per_node: int, emit: str | None) -> bool:
+    """Whether `memdist plan` is asked for a space, and that is shown."""
+    from memdist import config
+
+    found = config.space(name)
+    if found is None:
+        return False
+    if emit is not None or gpus_per_node != 8:
+        flag = "--gpus-per-node" if emit is None else "--emit"
+        raise ConfigError(f"{flag} is for one configuration, and {name} is a space of them: leave it out")
+    from memdist.search import costtable
+
+    output.show(costtable.plan(found, overrides, gpus=gpus, gpu=gpu))
+    return True
+
+
+def point(name: str) -> None:
+    """Say that a configuration's name is a space's as well, where it is."""
+    from memdist import config
+
+    if not Path(name).is_file() and name in config.spaces():
+        output.show(f"This is the configuration {name}; `memdist plan search/{name}` plans the space of that name.")

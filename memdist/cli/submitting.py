@@ -139,7 +139,9 @@ def submit_train(
     path = settings.find(config)
     if multirun:
         assert out is not None
-        made = make.sweep_(site, path, overrides or [], out, extend=extend)
+        from memdist.search import sweep
+
+        made = make.sweep(site, path, sweep.expand(overrides or []), out, extend=extend)
     else:
 
         def folder(run: Any) -> Path:

@@ -12,7 +12,7 @@ from typing import Any
 
 from memdist import config, rundir
 from memdist import models as registry
-from memdist.cluster import book, farm, forecast, here, request, scoring, shares, sweep, text, underway
+from memdist.cluster import book, farm, forecast, here, request, scoring, shares, text, underway
 from memdist.cluster.request import Site
 from memdist.cluster.submit import private
 from memdist.cluster.text import Job
@@ -66,19 +66,20 @@ def train(
     return Made(site.split(job), {file: settings}, forecast=forecast.legs(place, site.seconds), before=before)
 
 
-def sweep_(site: Site, path: Path, overrides: Sequence[str], place: Path, *, extend: bool = False) -> Made:
-    """Every run of a sweep, each in a folder of `place`; as `train` otherwise."""
-    cells = sweep.expand(overrides)
+def sweep(
+    site: Site, path: Path, cells: Sequence[tuple[tuple[str, ...], str]], place: Path, *, extend: bool = False
+) -> Made:
+    """Every run of a sweep, of which `cells` has the settings and the name of its folder in `place`; as `train` otherwise."""
     place = Path(os.path.abspath(place))
     before = _seen(site, place)
     lines, waiting, finished, settings = [], [], 0, {}
-    for number, cell in enumerate(cells, 1):
+    for number, (overrides, name) in enumerate(cells, 1):
         try:
-            run = registry.resolve(config.read(path, cell.overrides))
+            run = registry.resolve(config.read(path, overrides))
         except ConfigError as error:
-            raise ConfigError(f"{error} (run {number} of {len(cells)}: {', '.join(cell.overrides)})") from error
+            raise ConfigError(f"{error} (run {number} of {len(cells)}: {', '.join(overrides)})") from error
         request.ranks_of(site, run.batch.size)
-        folder = place / cell.name
+        folder = place / name
         former = restore.former_run(run, folder, extend)
         shown = config.dump(run)
         file = book.folder(folder) / f"train-{book.digest(shown)}.yaml"

@@ -6,6 +6,7 @@ says how and for how long, and may change each time the run is taken up again.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import hashlib
 import json
@@ -80,6 +81,7 @@ __all__ = [
     "resolve",
     "runtime",
     "shipped",
+    "space",
     "spaces",
     "written",
 ]
@@ -94,6 +96,19 @@ def shipped() -> dict[str, Path]:
 def spaces() -> dict[str, Path]:
     """Spaces to search that come with memdist, by name: the files of `configs/search/`, which are no configurations."""
     return _named(_configs() / "search")
+
+
+def space(name: str) -> str | None:
+    """The space that is meant where a configuration could be too, None where that is meant.
+
+    A file with `parameters` is a space; of a name that both have the configuration comes first, and search/NAME is the space.
+    """
+    path = Path(name)
+    with contextlib.suppress(OSError, ValueError):  # a name that no file can have
+        if path.is_file():
+            return name if "parameters" in read(path) else None
+    inner = name.removeprefix("search/")
+    return inner if inner in spaces() and name not in shipped() else None
 
 
 def _configs() -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -25,35 +25,50 @@ def reckoned(passes: tuple[Pass, ...], micro: int, gpu: Gpu, precision: str) -> 
     return {taken.net: taken.flops / micro / (gpu.flops[precision] * UTILISATION) for taken in passes}
 
 
+class Steps:
+    """Steps of a run on this machine's device, with random pictures, as training takes them."""
+
+    def __init__(self, run: Any, model: Model, device: torch.device, micro: int) -> None:
+        """Build networks and optimisers; no step is taken yet."""
+        self._device, self._number = device, 0
+        self._strategy = Single(device, run.precision)
+        self._stage, self._averages = start.place(run, model, device)
+        start.dress(run, self._stage, self._averages, self._strategy)
+        self._strategy.prepare(
+            self._stage,
+            lambda name, weights: optim.make(weights, getattr(run.optim, name)),
+            {name: getattr(run.optim, name).clip for name in self._stage.nets},
+        )
+        data = run.data
+        picture = torch.rand(micro, data.image_channels, data.size, data.size, device=device) * 2 - 1
+        map_ = torch.rand(micro, data.map_channels, data.size, data.size, device=device) * 2 - 1
+        self._batch = Pair(picture, map_, torch.arange(micro, device=device))
+
+    def take(self) -> dict[str, float]:
+        """Take one with all updates, and give the seconds of each network's."""
+        taken: dict[str, float] = {update.net: 0.0 for update in self._stage.updates}
+        strategy, scratch = self._strategy, cast(Scratch, {})
+        for update in self._stage.updates:
+            before = _clock(self._device)
+            with strategy.only(update.net) as nets, strategy.micro(update.net, True):
+                strategy.backward(update.net, update.loss(nets, self._batch, scratch).value, 1)
+            self._averages.update(update.net, self._number, strategy.step(update).taken)
+            taken[update.net] += _clock(self._device) - before
+        self._number += 1
+        return taken
+
+
 def measured(run: Any, model: Model, device: torch.device, micro: int) -> dict[str, float]:
     """Seconds a picture of each network's update on this machine's device, with random pictures; its optimiser's step counts."""
-    strategy = Single(device, run.precision)
-    stage, averages = start.place(run, model, device)
-    start.dress(run, stage, averages, strategy)
-    strategy.prepare(
-        stage,
-        lambda name, weights: optim.make(weights, getattr(run.optim, name)),
-        {name: getattr(run.optim, name).clip for name in stage.nets},
-    )
-    data = run.data
-    picture = torch.rand(micro, data.image_channels, data.size, data.size, device=device) * 2 - 1
-    map_ = torch.rand(micro, data.map_channels, data.size, data.size, device=device) * 2 - 1
-    batch = Pair(picture, map_, torch.arange(micro, device=device))
-    taken: dict[str, float] = {update.net: 0.0 for update in stage.updates}
-    begun, counted = time.perf_counter(), 0
+    steps = Steps(run, model, device, micro)
+    begun, found = time.perf_counter(), list[dict[str, float]]()
     for number in range(WARM + STEPS):
-        if counted and time.perf_counter() - begun > ENOUGH:
+        if found and time.perf_counter() - begun > ENOUGH:
             break
-        counted += number >= WARM
-        scratch: Scratch = {}
-        for update in stage.updates:
-            before = _clock(device)
-            with strategy.only(update.net) as nets, strategy.micro(update.net, True):
-                strategy.backward(update.net, update.loss(nets, batch, scratch).value, 1)
-            averages.update(update.net, number, strategy.step(update).taken)
-            if number >= WARM:
-                taken[update.net] += _clock(device) - before
-    return {net: seconds / counted / micro for net, seconds in taken.items()}
+        taken = steps.take()
+        if number >= WARM:
+            found.append(taken)
+    return {net: sum(taken[net] for taken in found) / len(found) / micro for net in found[0]}
 
 
 def _clock(device: torch.device) -> float:

@@ -66,7 +66,8 @@ class Board:
 
         table = Table(box=None, pad_edge=False)
         for name in ("trial", "until epoch", "cell"):
-            table.add_column(name, no_wrap=True, overflow="ellipsis")
+            least = None if name == "cell" else len(name)  # what is too long is cut off the cell
+            table.add_column(name, no_wrap=True, overflow="ellipsis", min_width=least)
         room = max(3, self._console.height - 8)
         handed = sorted(self.driver.handed.values(), key=lambda one: one.ask.trial)
         for one in handed[:room]:

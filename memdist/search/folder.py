@@ -2,6 +2,7 @@
 
 SEARCH/
     search.json          what is searched and how: another search is refused here
+    pack.json            of search.pack=auto: how many trials share a device, and what was measured
     ledger.jsonl         every decision and every result, in order (`memdist.search.ledger`)
     trials/<cell>/       an ordinary run folder each
     state.json           how it stands
@@ -19,6 +20,7 @@ from memdist import rundir
 from memdist.errors import SearchError, printable
 
 SEARCH = "search.json"
+PACK = "pack.json"
 LEDGER = "ledger.jsonl"
 TRIALS = "trials"
 WORKERS = "workers"

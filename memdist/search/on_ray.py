@@ -109,16 +109,17 @@ def temporary() -> Path:
     return Path(tempfile.mkdtemp(prefix=f"mdray-{me.pid}-{me.start}-", dir=place))
 
 
-def room(need: Mapping[str, float]) -> int:
-    """How many trials that need so much fit on the machines that are there."""
+def room(need: Mapping[str, float], most: int | None = None) -> int:
+    """How many trials that need so much fit on the machines that are there; `most`: on each of them."""
     import ray
 
     total = 0
     for node in ray.nodes():
         if node["Alive"]:
-            total += min(
+            fit = min(
                 (int(node["Resources"].get(kind, 0) / much + 1e-6) for kind, much in need.items() if much), default=0
             )
+            total += fit if most is None else min(fit, most)
     return total
 
 
@@ -144,10 +145,27 @@ def fits(need: Mapping[str, float]) -> None:
     )
 
 
+def there(need: Mapping[str, float], function: Callable[..., Any], *arguments: Any) -> Any:
+    """What a function answers on a machine of the cluster, with so many of its CPUs and GPUs; raises what it raises."""
+    import ray
+
+    distant = ray.remote(num_cpus=need["CPU"], num_gpus=need["GPU"], max_retries=0)(function)
+    return ray.get(distant.remote(*arguments))
+
+
 def search(
-    driver: Driver, need: Mapping[str, float], workers: Path, look: Callable[[], None], *, ranks: int = 1
+    driver: Driver,
+    need: Mapping[str, float],
+    workers: Path,
+    look: Callable[[], None],
+    *,
+    ranks: int = 1,
+    most: int | None = None,
 ) -> bool:
-    """Train until the driver is done, or a signal comes; whether it is done. `look` is called now and then."""
+    """Train until the driver is done, or a signal comes; whether it is done. `look` is called now and then.
+
+    `most`: trials at once on a machine, whatever else has room there.
+    """
     import ray
     from ray import tune
 
@@ -175,7 +193,7 @@ def search(
     with Forward() as forward, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         common = {"workers": str(workers), "threads": threads, "bell": name}
-        asking = _asking(driver, lambda: room(need), ranks, common)
+        asking = _asking(driver, lambda: room(need, most), ranks, common)
         watching = _watching(driver, forward, lambda: bell.ring.remote(), look)
         tuner = tune.Tuner(
             tune.with_resources(_trainable(), {"cpu": need["CPU"], "gpu": need["GPU"]}),

@@ -8,17 +8,18 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from memdist import config, locks, output, rundir
+from memdist import config, locks, output, rundir, times
 from memdist.errors import ConfigError, SearchError
 from memdist.launch import gpus as gpus_
 from memdist.launch import local
 from memdist.launch import place as place_
 from memdist.launch.ends import RESUME_ME
-from memdist.search import allocation, cells, folder, found, on_ray, settings, summary
+from memdist.search import allocation, cells, cost, folder, found, on_ray, packing, settings, summary
+from memdist.search import budget as budgets
 from memdist.search import confirm as confirming
 from memdist.search.board import Board, standing
 from memdist.search.cells import Space
@@ -40,16 +41,20 @@ class Asked:
     """Settings of its first cell."""
     method: Method
     place: Path
+    budget: int | None = None
+    """Seconds in which to end: the method is picked when it is known what trains (`within`)."""
+    picked: Mapping[str, Any] = field(default_factory=dict)
+    """What was, to be written down."""
 
     def about(self, split: str) -> dict[str, Any]:
         """What a folder is of this search alone by, as JSON's own types."""
         mine = {"format": folder.FORMAT, "split": split}
-        mine |= {"metric": self.search.metric, "scope": self.search.scope} | self.method.settings()
+        mine |= {"metric": self.search.metric, "scope": self.search.scope} | self.method.settings() | dict(self.picked)
         found: dict[str, Any] = json.loads(json.dumps(mine))
         return found
 
 
-def ask(name: str, words: Sequence[str], out: Path | None) -> Asked:
+def ask(name: str, words: Sequence[str], out: Path | None, budget: str | None = None) -> Asked:
     """Read a space and how it is to be searched; raises ConfigError and SearchError for what cannot be."""
     mine, theirs = settings.parted(words)
     for word in theirs:
@@ -60,11 +65,49 @@ def ask(name: str, words: Sequence[str], out: Path | None) -> Asked:
     first = cells.draw(space, search.seed, 0) if space.drawn else cells.cell(space, 0)
     run = cells.resolve(space, first)
     _check(search, run)
+    stem = Path(name).stem if Path(name).is_file() else name
+    if budget is not None:
+        seconds = times.seconds(budget, "--budget")
+        known = {"space": space.fingerprint, "epochs": run.epochs, "budget": seconds, **budgets.given(search)}
+        place = out or Path("searches", stem, f"budget-{config.fingerprint(known)}")
+        # What stands for what is picked later.
+        stand_in = search.model_copy(update={"samples": search.samples or 1, "method": "random"})
+        return Asked(space, search, run, stand_in.way(space, run.epochs), place, seconds)
+    method = _way(space, search, run)
+    return Asked(space, search, run, method, out or Path("searches", stem, f"{method.name}-{_digest(space, method)}"))
+
+
+def _way(space: Space, search: Search, run: Any) -> Method:
     method = search.way(space, run.epochs)
     if isinstance(method, Asha) and search.metric.removeprefix("val/") in _of_maps():
         _rungs(method, run.validate_.every, search.metric)
-    stem = Path(name).stem if Path(name).is_file() else name
-    return Asked(space, search, run, method, out or Path("searches", stem, f"{method.name}-{_digest(space, method)}"))
+    return method
+
+
+def within(asked: Asked, address: str | None) -> Asked:
+    """What is searched within the budget, picked by timing a few cells where the trials are to run; raises MemdistError."""
+    if asked.budget is None:
+        return asked
+    space, run = asked.space, asked.run
+    every = run.validate_.every if asked.search.metric.removeprefix("val/") in _of_maps() else 1
+    with trains(asked, address) as (need, slots, time):
+        slots = cost.as_fast(slots, need["CPU"], need["GPU"])
+        search, picked = budgets.settle(space, asked.search, run, every, asked.place, asked.budget, slots, time)
+    return replace(asked, search=search, method=_way(space, search, run), picked=picked)
+
+
+@contextlib.contextmanager
+def trains(asked: Asked, address: str | None) -> Iterator[tuple[dict[str, float], int, cost.Timer | None]]:
+    """What a trial needs, how many run at once, and who times steps of them: a Ray cluster at an address, or this machine."""
+    if address is None:
+        cpus, gpus = local.cores(), 0 if asked.run.device == "cpu" else gpus_.count()
+        need = _need(asked.search, {"CPU": float(cpus), "GPU": float(gpus)}, asked.run.device)
+        yield need, cost.at_once(asked.search, "cuda" if gpus else "cpu", cpus, gpus), None
+        return
+    with on_ray.cluster(address, 0, 0):
+        need = _need(asked.search, on_ray.resources(), asked.run.device)
+        on_ray.fits(need)
+        yield need, on_ray.room(need), lambda *given: on_ray.there(need, cost.epoch, *given)
 
 
 def _digest(space: Space, method: Method) -> str:
@@ -108,13 +151,14 @@ def search(asked: Asked, address: str | None) -> int:
 
     def drive(address: str | None) -> int:
         keys = Keys(asked.space)
-        about = asked.about(keys.split(asked.run))
-        elsewhere = trained(asked.search.reuse)
-        with _driven(asked, about, keys, elsewhere, address) as driver:
+        mine = within(asked, address)
+        about = mine.about(keys.split(mine.run))
+        elsewhere = trained(mine.search.reuse)
+        with _driven(mine, about, keys, elsewhere, address) as driver:
             if driver.done:
-                mode, metric, epochs = asked.method.mode, asked.search.metric, asked.method.epochs
+                mode, metric, epochs = mine.method.mode, mine.search.metric, mine.method.epochs
                 place = Path(os.path.relpath(driver.place))
-                output.show(summary.write(place, asked.space, driver.rows(), mode=mode, metric=metric, epochs=epochs))
+                output.show(summary.write(place, mine.space, driver.rows(), mode=mode, metric=metric, epochs=epochs))
             else:
                 output.show("\n".join(standing(driver, time.time())))
             return _end(driver)
@@ -178,13 +222,20 @@ def _driven(
         with locks.hold(place, give_up=lambda: 0):
             if not begun:
                 folder.begin(place, about)
+            most = None
+            if packing.asked(asked.search):
+                pack = packing.settled(place, asked.space, asked.search, asked.run, need, away=address is not None)
+                how = asked.search.model_copy(update={"pack": pack})
+                need = _need(how, on_ray.resources(), asked.run.device)
+                most = None if need["GPU"] else pack
             with contextlib.closing(
                 Driver(place, asked.space, asked.search, asked.method, keys, elsewhere, score)
             ) as driver:
                 output.console(needed=False).print(_opening(asked, place, need, begun), soft_wrap=True)
                 driver.note("running")
                 with Board(driver, time.time()) as board:
-                    on_ray.search(driver, need, place / folder.WORKERS, board.look, ranks=max(1, int(need["GPU"])))
+                    ranks = max(1, int(need["GPU"]))
+                    on_ray.search(driver, need, place / folder.WORKERS, board.look, ranks=ranks, most=most)
                 driver.end()
                 yield driver
 

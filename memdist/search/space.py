@@ -50,7 +50,7 @@ def read(name: str, overrides: Sequence[str] = ()) -> Space:
 
     A cell with each value is resolved. Raises ConfigError.
     """
-    path = config.find(name, config.spaces(), "space")
+    path = config.find(config.space(name) or name, config.spaces(), "space")
     raw = config.read(path)
     try:
         space = _space(raw, path, overrides)

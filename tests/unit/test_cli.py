@@ -75,13 +75,14 @@ COMMANDS = {
     "models": set(),
     "models show": {"NAME"},
     "search": set(),
-    "search run": {"SPACE", "KEY=VALUE", "--out", "--ray"},
+    "search run": {"SPACE", "KEY=VALUE", "--out", "--ray", "--budget", "--dry-run"},
     "search best": {"SEARCH"},
     "search confirm": {"SEARCH", "KEY=VALUE", "--top", "--seeds", "--ray"},
     "doctor": set(),
     "bench": set(),
     "bench loop": {"CONFIG", "KEY=VALUE", "--steps"},
     "bench scale": {"CONFIG", "KEY=VALUE", "--gpus", "--steps"},
+    "bench search": {"SPACE", "KEY=VALUE", "--trials"},
     "bench sample": {"RUN", "KEY=VALUE", "--split", "--images"},
 }
 
@@ -240,7 +241,9 @@ def test_a_plan(
     assert run("plan", "unet", "batch.size=64", "--gpus", "64", "--gpu", "h100-80g") == 0
     assert resolved == [("unet", ["batch.size=64"])]
     assert estimate.calls == [("plan", ("RUN",), {"world": 64, "gpu": "h100-80g", "box": 8, "timed": True})]
-    assert table.calls == [("render", ("PLAN",), {})] and capsys.readouterr().out == "what it takes\n"
+    assert table.calls == [("render", ("PLAN",), {})]
+    says, points = capsys.readouterr().out.splitlines()
+    assert says == "what it takes" and "`memdist plan search/unet` plans the space of that name" in points
 
 
 def test_a_plan_for_other_tools(
@@ -443,6 +446,13 @@ def test_bench_scale(room: Callable[..., Recorder]) -> None:
         ("main", ("quick/unet", []), {"ranks": None, "steps": 200}),
         ("main", ("unet", ["device=cpu"]), {"ranks": 4, "steps": 10}),
     ]
+
+
+def test_bench_search(room: Callable[..., Recorder]) -> None:
+    search = room("memdist.bench.search")
+    assert run("bench", "search") == 0
+    assert run("bench", "search", "unet", "device=cpu", "--trials", "3") == 0
+    assert search.calls == [("main", ("quick", []), {"trials": 8}), ("main", ("unet", ["device=cpu"]), {"trials": 3})]
 
 
 # What a person reads

@@ -58,7 +58,7 @@ def outcome(cell: int, until: int, seed: int) -> Outcome:
 
 def finish(ledger: Ledger, seed: int, workers: int = 1, chance: random.Random | None = None) -> list[Any]:
     """Ask and tell to the end; gives the method's state after every line."""
-    states = []
+    states: list[Any] = []
     busy = list(ledger.method.running)
     while True:
         ask = ledger.ask() if len(busy) < workers else Ask("wait")
@@ -127,7 +127,7 @@ def test_a_ledger_that_is_cut_again_and_again_loses_and_repeats_nothing(
     done = False
     while not done:
         driver = Driver(place, QUICK, Search(), MAKERS[name](), paired, {})
-        busy = []
+        busy: list[Ask] = []
         for _ in range(chance.choice([5, 40, 1000])):
             ask = driver.next() if len(busy) < workers else Ask("wait")
             if ask.what in ("start", "promote"):

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from memdist import config, locks, rundir
+from memdist import config, rundir
 from memdist.search.hands import Hands, Task
 from memdist.train import checkpoint, loop
 from tests import tiny
@@ -154,7 +154,7 @@ def test_a_metric_that_is_not_measured_by_then_fails_with_a_sentence(data: Path,
 
 
 def test_a_run_that_diverges_has_diverged(data: Path, tmp_path: Path, hands: Hands) -> None:
-    mine = task("unet", data, tmp_path / "run", failures=5, **{"optim.unet.lr": 1e30})
+    mine = task("unet", data, tmp_path / "run", failures=5, **{"optim.unet.lr": 1e30})  # type: ignore[arg-type]
     found = hands.train(mine, never)
     assert (found.state, found.kind, found.value) == ("diverged", "diverged", None) and "has diverged" in found.why
     size = hands.log.stat().st_size

@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as some
 
 from memdist import config, models
-from memdist.cluster import sweep
 from memdist.errors import ConfigError
 from memdist.search import space as spaces
+from memdist.search import sweep
 from memdist.search.constraint import Constraint
 from memdist.search.parameter import ABSENT, Option, Parameter, Span
 from memdist.search.space import Space, cell, cells, count, draw, identity_key, resolve

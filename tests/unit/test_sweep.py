@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from memdist.cluster import sweep
 from memdist.errors import ConfigError
+from memdist.search import sweep
 
 
 def runs(*overrides: str) -> list[tuple[str, ...]]:

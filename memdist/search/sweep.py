@@ -1,14 +1,18 @@
-"""Settings that stand for many runs: `lr=1e-3,1e-4 'seed=range(0,5)'` is ten of them (Hydra's form of a sweep)."""
+"""Settings that stand for many runs: `lr=1e-3,1e-4 'seed=range(0,5)'` is ten of them (Hydra's form of a sweep).
+
+They are expanded as the cells of a space are: a parameter for each setting.
+"""
 
 from __future__ import annotations
 
-import itertools
 import re
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from memdist import rundir
 from memdist.errors import ConfigError, printable
+from memdist.search.parameter import Option, Parameter
+from memdist.search.tree import Tree
 
 MOST = 100_000
 """Runs of a sweep, at most."""
@@ -30,14 +34,14 @@ def expand(overrides: Sequence[str]) -> list[Cell]:
     Values are parted by commas outside of brackets and quotes; `range(a,b)` and `range(a,b,step)` count from a to below b;
     `choice(x,y)` is `x,y`. A list is one value and stands in brackets. Raises ConfigError.
     """
-    axes: list[list[str]] = []
-    swept: list[bool] = []
+    parameters, swept = [], []
     for text in overrides:
         name, equals, value = text.partition("=")
         if not equals:
             raise ConfigError(f"{printable(text)!r} is no setting: write key=value, or key=value,value for a sweep")
         found = values(name, value)
-        axes.append([f"{name}={one}" for one in found])
+        options = tuple(Option(one, {name: one}, f"{name}={one}") for one in found)
+        parameters.append(Parameter(name, (name,), options, None, {}))
         swept.append(len(found) > 1)
         if len(set(found)) < len(found):
             raise ConfigError(f"{printable(text)!r} has a value twice: two runs would be the same; name each once")
@@ -49,15 +53,14 @@ def expand(overrides: Sequence[str]) -> list[Cell]:
             raise ConfigError(
                 f"{again} cannot be: {printable(key)} is swept, and given again; name all its values in one"
             )
-    total = 1
-    for axis in axes:
-        total *= len(axis)
-    if total > MOST:
+    tree = Tree(parameters, ())
+    if (total := tree.below()) > MOST:
         raise ConfigError(f"these settings stand for {total} runs, and {MOST} is the most: sweep fewer of them at once")
     cells = []
-    for chosen in itertools.product(*axes):
+    for number in range(total):
+        chosen = [one.options[at].label for one, at in zip(parameters, tree.at(number), strict=True)]
         differs = [text for text, sweeps in zip(chosen, swept, strict=True) if sweeps]
-        cells.append(Cell(chosen, rundir.file_name(",".join(differs) or "run")))
+        cells.append(Cell(tuple(chosen), rundir.file_name(",".join(differs) or "run")))
     return cells
 
 
