@@ -75,6 +75,15 @@ Samples = Annotated[
 SearchSpace = Annotated[
     str, typer.Argument(metavar="SPACE", help="A YAML file, or the name of a shipped space (quick, unet, pix2pix).")
 ]
+Budget = Annotated[
+    str | None,
+    typer.Option(
+        "--budget",
+        metavar="TIME",
+        help="Pick what fits into 8h, 2d12h ...: the whole grid, or settings of ASHA, by timing a few cells.",
+        show_default=False,
+    ),
+]
 SearchSettings = Annotated[
     list[str] | None,
     typer.Argument(

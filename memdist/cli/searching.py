@@ -9,7 +9,7 @@ import typer
 
 from memdist import output
 from memdist.cli import arguments
-from memdist.cli.arguments import SearchSettings, SearchSpace
+from memdist.cli.arguments import Budget, SearchSettings, SearchSpace
 from memdist.errors import ConfigError
 
 search = typer.Typer(help="Search a space of configurations.", **arguments.PLAIN)
@@ -37,14 +37,7 @@ def search_run(
         ),
     ] = None,
     ray: Ray = None,
-    budget: Annotated[
-        str | None,
-        typer.Option(
-            metavar="TIME",
-            help="Pick what fits into 8h, 2d12h ...: the whole grid, or settings of ASHA, by timing a few cells.",
-            show_default=False,
-        ),
-    ] = None,
+    budget: Budget = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be trained and what room it needs, and touch nothing.")
     ] = False,

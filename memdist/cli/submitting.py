@@ -10,6 +10,7 @@ import typer
 from memdist import output
 from memdist.cli import arguments
 from memdist.cli.arguments import (
+    Budget,
     Choice,
     Config,
     NoEma,
@@ -216,6 +217,7 @@ def submit_search(
             show_default=False,
         ),
     ] = None,
+    budget: Budget = None,
     legs: Legs = 1,
     after: After = None,
     dry_run: DryRun = False,
@@ -225,12 +227,14 @@ def submit_search(
     from memdist.cluster import make
     from memdist.search import folder, frozen, run
 
-    asked = run.ask(space, overrides or [], out)
+    asked = run.ask(space, overrides or [], out, budget)
     about = asked.about("")
-    del about["split"]  # the job reads the data
-    folder.check(asked.place, about)
+    # The job reads the data; within a budget it picks the method.
+    known = ("format", "metric", "scope", "space") if budget else [name for name in about if name != "split"]
+    folder.check(asked.place, {name: about[name] for name in known})
     file, files = frozen.copies(space, asked.place)
-    _end(site, make.search(site, asked.place, [str(file), *(overrides or [])], files, asked.run, cpus), dry_run)
+    words = [str(file), *(overrides or []), *(["--budget", budget] if budget else [])]
+    _end(site, make.search(site, asked.place, words, files, asked.run, cpus), dry_run)
 
 
 @submit.command("evaluate")

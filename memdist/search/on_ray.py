@@ -11,6 +11,7 @@ import contextlib
 import logging
 import math
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -40,11 +41,12 @@ _LOST = 3
 """How often a trial is started again whose machine or process of Ray's was lost."""
 _TRIES = 3
 """How often Ray is begun on this machine, where others work as well."""
+_ANSWER = 10.0
+"""Seconds within which a Ray cluster that is already there answers."""
+_GATHERED = 60.0
+"""Seconds within which the machines of an allocation come."""
 _REFUSED = 3
 """Looks in a row at which nobody listens where Ray's head was: it is gone."""
-_GATHERED = 60.0
-_MET = 20.0
-"""Seconds within which a cluster answers."""
 STORE = 100 * 2**20
 """Bytes of Ray's shared memory: next to nothing goes through it."""
 
@@ -68,6 +70,12 @@ def cluster(address: str | None, cpus: int, gpus: int) -> Iterator[None]:
     """Ray: the cluster at an address, or one of this machine alone that ends with the context; raises SearchError."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    if address:
+        _reach(address)
+    else:
+        # Who can reach a port of it could else run what they like as this user: not on a machine that others share.
+        os.environ["RAY_AUTH_MODE"] = "token"
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))  # Ray reads it once a process
     import ray
 
     folder = None if address else temporary()
@@ -84,10 +92,26 @@ def cluster(address: str | None, cpus: int, gpus: int) -> Iterator[None]:
             shutil.rmtree(folder, ignore_errors=True)
 
 
+def _reach(address: str) -> None:
+    """Raise a SearchError where nobody answers at an address: Ray itself would try for minutes."""
+    if address.startswith("ray://"):
+        raise SearchError(
+            f"--ray {address} is for Ray's client, by which no search runs: give HOST:PORT of the cluster's head, or auto"
+        )
+    host, colon, port = address.rpartition(":")
+    if not colon or not port.isdecimal():  # such as auto
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=_ANSWER).close()
+    except (OSError, OverflowError) as error:
+        why = (getattr(error, "strerror", None) or str(error)).lower()
+        raise SearchError(
+            f"--ray {address} cannot be reached: {why}; give the address of a Ray cluster that runs, or leave it out"
+        ) from error
+
+
 def _begin(address: str | None, mine: Mapping[str, Any]) -> None:
     """Be the driver of a cluster; raises SearchError where it cannot be reached, or does not begin in a few attempts."""
-    if address:
-        _met(address)
     import ray
 
     for attempt in range(1 if address else _TRIES):
@@ -106,24 +130,6 @@ def _begin(address: str | None, mine: Mapping[str, Any]) -> None:
                 raise SearchError(
                     f"Ray does not begin on this machine: {why}; look whether others use all its cores or memory, and try again"
                 ) from error
-
-
-def _met(address: str) -> None:
-    """Raise a SearchError where nobody answers at an address: Ray itself tries for minutes."""
-    if address.startswith("ray://"):
-        raise SearchError(
-            f"--ray {address} is for Ray's client, by which no search runs: give HOST:PORT of the cluster's head, or auto"
-        )
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdecimal() or host.startswith("127.") or host == "localhost":
-        return  # of this machine Ray knows its own name
-    try:
-        socket.create_connection((host, int(port)), timeout=_MET).close()
-    except (OSError, OverflowError) as error:
-        why = (getattr(error, "strerror", None) or str(error)).lower()
-        raise SearchError(
-            f"--ray {address} cannot be reached: {why}; give the address of a Ray cluster that runs, or leave it out"
-        ) from error
 
 
 @contextlib.contextmanager

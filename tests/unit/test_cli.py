@@ -59,7 +59,7 @@ COMMANDS = {
     },
     "submit search": {
         *("SPACE", "KEY=VALUE", "--out", "--cluster", "--time", "--nodes", "--gpus-per-node", "--cpus-per-node"),
-        *("--legs", "--after", "--dry-run"),
+        *("--budget", "--legs", "--after", "--dry-run"),
     },
     "cluster": set(),
     "cluster init": {"NAME", "--partition", "--shared"},

@@ -429,6 +429,7 @@ def test_every_setting_is_explained() -> None:
 def test_what_may_change_between_the_legs_of_a_run() -> None:
     assert {name for name, _, moves in _leaves() if moves} == {
         "epochs",
+        "until",
         "data.images",
         "data.maps",
         "data.side_by_side",

@@ -74,6 +74,26 @@ def test_what_somebody_has_ended_is_not_put_into_the_queue(
     assert done.read_text() == ("requeue 7\n" if again else "")
 
 
+def test_a_training_that_pauses_where_it_was_to_has_finished(scontrol: Callable[..., Path], tmp_path: Path) -> None:
+    done = scontrol()
+    rundir.write_json(tmp_path / rundir.STATE, {"state": "stopped", "why": "until=4"})
+    here = begun(tmp_path)
+    assert here.end(here.attempt(), [], RESUME_ME) == 0
+    assert done.read_text() == "" and book.attempts(here.file)[-1].kind == "finished"
+
+
+def test_a_search_goes_on_as_a_training_does(scontrol: Callable[..., Path], tmp_path: Path) -> None:
+    done = scontrol()
+    here = begun(tmp_path, words=("search", "run", "quick", "--out", str(tmp_path)))
+    assert here.task.trains and here.task.progress() == 0
+    (tmp_path / "ledger.jsonl").write_text("{}\n{}\n")
+    rundir.make_folder(tmp_path / "trials" / "a" / rundir.CHECKPOINTS / f"{30:010d}")
+    assert here.task.progress() == 32  # two lines, and the step of what is trained
+    here.told = "SIGUSR2"
+    assert here.end(here.attempt(), [], RESUME_ME) == RESUME_ME
+    assert done.read_text() == "requeue 7\n"
+
+
 def test_nodes_to_keep_away_from_add_up(scontrol: Callable[..., Path]) -> None:
     done = scontrol(nodes="n[3-4]")
     assert Here.of({"SLURM_JOB_ID": "7"}).requeue("n1") is None

@@ -70,10 +70,10 @@ def test_a_cluster_that_is_not_there_is_told_at_once() -> None:
         address = f"0.0.0.0:{one.getsockname()[1]}"
         began = time.monotonic()
         with pytest.raises(SearchError, match=f"--ray {address} cannot be reached: connection refused; give"):
-            on_ray._met(address)
+            on_ray._reach(address)
     assert time.monotonic() - began < 5
     with pytest.raises(SearchError, match="is for Ray's client, by which no search runs"):
-        on_ray._met("ray://head:10001")
+        on_ray._reach("ray://head:10001")
 
 
 def test_a_head_that_is_gone_is_told_from_one_that_is_not() -> None:
