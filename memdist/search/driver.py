@@ -74,6 +74,8 @@ class Driver:
 
     def _hand(self, ask: Ask) -> Ask:
         self.handed[ask.trial] = Handed(ask, self.ledger.folders[ask.trial])
+        if ask.what == "promote":
+            tidy.afresh(self.folder(ask.trial), self.place / folder.TRIALS, ask.until)
         return ask
 
     def task(self, ask: Ask, ranks: int = 1) -> Task:

@@ -72,6 +72,14 @@ def shed(run: Path) -> None:
             rundir.remove_folder(run / name)
 
 
+def afresh(run: Path, trials: Path, until: int) -> None:
+    """Let a trial begin anew that has left itself nothing to go on from: it goes on as all others came to nothing."""
+    stands = rundir.read_json(run / rundir.STATE)
+    there = stands.get("state") != "stopped" or float(stands.get("epoch") or 0.0) >= until
+    if run.parent == trials and not there and not any((run / rundir.CHECKPOINTS).glob("[0-9]" * 10)):
+        rundir.remove_folder(run)
+
+
 def share(run: Path, trials: Path) -> None:
     """Let the split of all trials that have the same one be one file."""
     mine, common = run / rundir.SPLIT, trials / f".{rundir.SPLIT}"

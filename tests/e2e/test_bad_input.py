@@ -145,6 +145,11 @@ def make(kind: str, here: Path) -> Path:
         save_file({"conv1.weight": torch.zeros(2), "fc.bias": torch.zeros(1)}, path)
     elif kind == "palette.pth":
         torch.save(foreign.denoiser() | foreign.tables(), path)
+    elif kind in SPACES:
+        path.write_text(SPACES[kind])
+    elif kind == "other search":
+        path.mkdir()
+        (path / "search.json").write_text('{"format": 1, "split": "x", "metric": "val/cc"}')
     elif kind == "full":
         path.mkdir()
         (path / "thesis.tex").write_text("precious")
@@ -156,6 +161,19 @@ CONFIGURATIONS = {
     "dash.yaml": b"model: unet\nlearning-rate: 3\n",
     "bomb.yaml": b"model: unet\na: &a [x, x, x]\nb: &b [*a, *a, *a]\nc: [*b, *b, *b]\n",
     "half.yaml": b'model: unet\ndata: {images: "\\ud800x"}\n',
+}
+
+# Spaces that cannot be searched, by name.
+_BASE = "base: quick/unet\n"
+SPACES = {
+    "no parameters.yaml": _BASE,
+    "empty parameters.yaml": _BASE + "parameters: {}\n",
+    "no choices.yaml": _BASE + "parameters: {model.channels: []}\n",
+    "foreign key.yaml": _BASE + "parameters: {model.generator.channels: [4, 8]}\n",
+    "contradiction.yaml": _BASE
+    + "parameters: {augment.flip: [0.0], augment.cutout: [0.5]}\nconstraints: [{equal: [augment.flip, augment.cutout]}]\n",
+    "wrong search.yaml": _BASE + "parameters: {model.channels: [4, 8]}\nsearch: {eta: 1}\n",
+    "list search.yaml": _BASE + "parameters: {model.channels: [4, 8]}\nsearch: [asha]\n",
 }
 
 # CSV files that cannot be used, by name.
@@ -173,6 +191,8 @@ TABLES = {
     "no groups.csv": b"stem,cluster\nzebra,1\n",
 }
 
+SEARCH = "search run quick data.images={data}/images data.maps={data}/maps device=cpu --out {out}"
+DATA = " data.images={data}/images data.maps={data}/maps --out {out}"
 # Name -> (arguments, what the sentence says). {data} {run} {other} {out} and make's kinds in <> are filled in.
 TRAIN = "train {config} data.images={data}/images data.maps={data}/maps --out {out}"
 CASES: dict[str, tuple[str, str]] = {
@@ -305,6 +325,39 @@ CASES: dict[str, tuple[str, str]] = {
         "train {config} data.images={data}/images data.maps={data}/maps --out /proc/memdist",
         "cannot write /proc/memdist",
     ),
+    "a search without parameters": ("search run <no parameters.yaml>" + DATA, "parameters"),
+    "a search of no parameter": ("search run <empty parameters.yaml>" + DATA, "parameters"),
+    "a search of no choices": ("search run <no choices.yaml>" + DATA, "model.channels"),
+    "a search of what the model does not have": ("search run <foreign key.yaml>" + DATA, "model.generator"),
+    "a search of contradictions": ("search run <contradiction.yaml>" + DATA, "constraints"),
+    "a search with a wrong setting": ("search run <wrong search.yaml>" + DATA, "search.eta = 1 cannot be"),
+    "a search with a list": ("search run <list search.yaml>" + DATA, "search should be a group of keys and values"),
+    "an unknown space": (SEARCH.replace("run quick", "run quikc"), "quikc"),
+    "a search that pauses itself": (SEARCH + " until=3", "until cannot be set for a search"),
+    "an unknown setting of a search": (SEARCH + " search.metod=asha", "there is no setting 'search.metod'"),
+    "an unknown method": (SEARCH + " search.method=bayes", "search.method = 'bayes' cannot be"),
+    "a search that chooses by test": (SEARCH + " search.metric=test/l1", "what chooses sees val alone"),
+    "a metric that no run reports": (
+        SEARCH + " search.metric=val/nothing",
+        "search.metric = 'val/nothing' is not measured",
+    ),
+    "fewer epochs than the first rung": (
+        SEARCH + " search.method=asha search.min_epochs=17",
+        "epochs = 16 are fewer than the first rung, search.min_epochs = 17",
+    ),
+    "a rung before the first validation": (
+        SEARCH + " search.method=asha validate.every=2",
+        "the first rung, epoch 1, comes before val/l1 is first measured",
+    ),
+    "a parameter that a descent does not have": (
+        SEARCH + " search.method=descent search.parameters=[x]",
+        "no parameter 'x'",
+    ),
+    "a searched key that is set": (SEARCH + " model.channels=4", "model.channels"),
+    "a folder of another search": (SEARCH.replace("{out}", "<other search>"), "was begun with"),
+    "a search in a folder of other things": (SEARCH.replace("{out}", "<full>"), "is no search folder"),
+    "reuse of what is not there": (SEARCH + " search.reuse=[{tmp}/nowhere]", "search.reuse names {tmp}/nowhere"),
+    "a search without data": ("search run quick --out {out}", "no data are given"),
     "a device that is not there": (TRAIN + " device=cuda:63", "device = 'cuda:63' is not on this machine"),
     "no device": (TRAIN + " device=tpu", "auto, cpu, mps, cuda or cuda:N"),
     "tf32 on a CPU": (TRAIN + " precision=tf32", "precision = 'tf32' needs an NVIDIA GPU"),

@@ -105,7 +105,10 @@ class Asha(Method):
         self._sort()
 
     def hopeful(self, trial: Trial) -> bool:
-        """Whether a trial that has paused may still go on, whatever comes: its rung may yet grow."""
+        """Whether a trial that has paused may still be among the best of its rung, which may yet grow.
+
+        One that is not goes on all the same where all others come to nothing.
+        """
         if trial.running or trial.until >= self.epochs or self.score(trial, trial.until) == math.inf:
             return False
         rung = self.rungs.index(trial.until)
