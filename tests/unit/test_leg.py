@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from memdist import rundir, triage
-from memdist.cluster import book, leg, ranks
+from memdist.cluster import book, decide, leg, ranks
 from memdist.cluster.book import Attempt, Submitted
 from memdist.cluster.leg import Leg
 from memdist.cluster.slurm import Here
-from memdist.cluster.task import LINE, Task, task
+from memdist.cluster.task import Task, task
 from memdist.errors import ClusterError
 from memdist.launch.ends import RESUME_ME
 from memdist.launch.forward import Forward
@@ -88,7 +88,7 @@ def test_a_search_goes_on_as_a_training_does(scontrol: Callable[..., Path], tmp_
     assert here.task.trains and here.task.progress() == 0
     (tmp_path / "ledger.jsonl").write_text("{}\n{}\n")
     rundir.make_folder(tmp_path / "trials" / "a" / rundir.CHECKPOINTS / f"{30:010d}")
-    assert here.task.progress() == 2 * LINE + 30  # two lines, and the step of what is trained
+    assert here.task.progress() == 2 * decide.LINE + 30  # two lines, and the step of what is trained
     here.told = "SIGUSR2"
     assert here.end(here.attempt(), [], RESUME_ME) == RESUME_ME
     assert done.read_text() == "requeue 7\n"
