@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from pathlib import Path
 
@@ -24,4 +23,4 @@ def copies(name: str, search: Path) -> tuple[Path, dict[Path, str]]:
 
 
 def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:8]
+    return config.fingerprint({"text": text})  # the order of parameters counts
